@@ -1,0 +1,20 @@
+"""Commands that build data sets: `python -m data_prep COMMAND --help`."""
+
+import argparse
+
+from data_prep.digit_scenes import command as digit_scenes
+from vlaa_jax.errors import run_command
+
+
+def main() -> None:
+    """Runs one command."""
+    parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for module in (digit_scenes,):
+        module.add_command(commands)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,1 @@
+"""Digit scenes: handwritten digits on coloured grounds, with questions for every verifier (the demo's data)."""

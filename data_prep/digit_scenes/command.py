@@ -1,0 +1,38 @@
+"""`python -m data_prep digit-scenes`: writes the shards of the demo."""
+
+import argparse
+import dataclasses
+
+from data_prep.digit_scenes import builder
+from vlaa_jax.errors import InputError
+
+
+def add_command(commands: argparse._SubParsersAction) -> None:
+    """Adds the command to a parser's sub-commands."""
+    parser = commands.add_parser("digit-scenes", help="handwritten digits on coloured grounds, with questions")
+    parser.add_argument("--out", required=True, help="directory to make")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--splits",
+        default=",".join(builder.SPLITS),
+        help="comma-separated NAME or NAME=RECORDS, default %(default)s",
+    )
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    builder.build(arguments.out, seed=arguments.seed, splits=parse_splits(arguments.splits))
+
+
+def parse_splits(text: str) -> dict[str, builder.Split]:
+    """Reads `sft=2000,rl`: splits of `builder.SPLITS`, with another number of records where one is given."""
+    splits = {}
+    for part in text.split(","):
+        name, equals, records = part.strip().partition("=")
+        if name not in builder.SPLITS:
+            raise InputError(f"--splits: {name!r} is none of {', '.join(builder.SPLITS)}")
+        if equals and not (records.isdecimal() and int(records) > 0):
+            raise InputError(f"--splits: {part.strip()!r}: expected a number of records above 0 after '='")
+        split = builder.SPLITS[name]
+        splits[name] = dataclasses.replace(split, records=int(records)) if equals else split
+    return splits

@@ -1,0 +1,196 @@
+"""Composes a scene: handwritten digits at random places of a coloured ground, with their boxes and place words."""
+
+import dataclasses
+import functools
+import io
+import math
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from data_prep.digit_scenes import glyphs
+from vlaa_jax.errors import InputError
+
+# The picture in 3 x 3 equal cells, in reading order.
+PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+
+_MINIMUM_SIDE = 24
+_MAXIMUM_SIDE = 40
+_FILL = 0.34  # largest share of the area under tiles: placing at random nearly always succeeds below it
+_CELL_MARGIN = (
+    2.5  # pixels between a glyph's centre and the border of its cell, so that place words are not a coin toss
+)
+_MINIMUM_CONTRAST = 105  # grey levels between ink and ground
+_JPEG_QUALITY = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class Glyph:
+    """One digit of a scene.
+
+    Attributes:
+      index: position in the UCI file.
+      value: the digit.
+      box: its square tile `(x1, y1, x2, y2)`, pixels of the picture; ink touches the upper and lower side.
+      place: one of `PLACES`, the cell that holds the tile's centre.
+    """
+
+    index: int
+    value: int
+    box: tuple[int, int, int, int]
+    place: str
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Pixels `(x, y)`."""
+        return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "value": self.value, "box": list(self.box), "place": self.place}
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "Glyph":
+        return cls(entry["index"], entry["value"], tuple(entry["box"]), entry["place"])
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """What distinguishes the pictures of one split.
+
+    Attributes:
+      sizes: allowed `(width, height)` in pixels.
+      grounds: names of the ground patterns, drawn uniformly.
+    """
+
+    sizes: tuple[tuple[int, int], ...]
+    grounds: tuple[str, ...]
+
+
+def _sizes(widths: range, heights: range) -> tuple[tuple[int, int], ...]:
+    return tuple((width, height) for width in widths for height in heights)
+
+
+PLAIN = Look(_sizes(range(112, 197, 28), range(112, 169, 28)), ("smooth",))
+STRANGE = Look(_sizes(range(168, 225, 28), range(140, 197, 28)), ("stripes", "rings"))
+
+
+def place_of(centre: tuple[float, float], size: tuple[int, int]) -> str:
+    """Place word of a point `(x, y)` in a picture of `(width, height)` pixels."""
+    column, row = (min(2, int(3 * c / s)) for c, s in zip(centre, size, strict=True))
+    return PLACES[3 * row + column]
+
+
+def reading_order(scene: list[Glyph]) -> list[Glyph]:
+    """By row of cells, then from left to right, then from top to bottom."""
+    return sorted(scene, key=lambda glyph: (PLACES.index(glyph.place) // 3, glyph.centre, glyph.index))
+
+
+def compose(generator: np.random.Generator, indices: list[int], look: Look) -> tuple[bytes, list[Glyph]]:
+    """Draws one picture that shows the glyphs `indices`.
+
+    Returns:
+      The JPEG file, and the glyphs in reading order.
+
+    Raises:
+      InputError: no size of `look` has room for so many glyphs.
+    """
+    sizes = [(w, h) for w, h in look.sizes if len(indices) * _MINIMUM_SIDE**2 <= _FILL * w * h]
+    if not sizes:
+        raise InputError(f"a scene of {len(indices)} digits fits in none of the sizes {look.sizes}")
+    size = sizes[generator.integers(len(sizes))]
+    images, labels = glyphs.load_glyphs()
+    boxes = _place(generator, len(indices), size)
+    scene = [
+        Glyph(index, int(labels[index]), box, place_of(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size))
+        for index, box in zip(indices, boxes, strict=True)
+    ]
+    ground_colour = generator.uniform(50, 205, 3)
+    pixels = _ground(generator, look.grounds[generator.integers(len(look.grounds))], size, ground_colour)
+    ink = _ink_colour(generator, ground_colour)
+    for glyph in scene:
+        x1, y1, x2, y2 = glyph.box
+        coverage = _upscale(generator, images[glyph.index], x2 - x1)[..., None]
+        coverage *= generator.uniform(0.75, 1.0)
+        tile = pixels[y1:y2, x1:x2]
+        tile += coverage * (ink + generator.uniform(-8, 8, 3).astype(np.float32) - tile)
+    pixels += _noise(generator, size)
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=_JPEG_QUALITY)
+    return buffer.getvalue(), reading_order(scene)
+
+
+def _place(generator: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
+    """Square tiles without overlap, drawn one after the other; starts again when one finds no room."""
+    width, height = size
+    largest = min(_MAXIMUM_SIDE, math.isqrt(int(_FILL * width * height / count)))
+    while True:
+        boxes: list[tuple[int, int, int, int]] = []
+        for side in np.sort(generator.integers(_MINIMUM_SIDE, largest + 1, count))[::-1].tolist():
+            corners = generator.integers((0, 0), (width - side + 1, height - side + 1), (48, 2))
+            in_cell = 3 * (corners + side / 2) / size % 1  # 0 and 1 are the borders of a cell
+            margin = 3 * _CELL_MARGIN / np.asarray(size)
+            fits = np.all((in_cell > margin) & (in_cell < 1 - margin), axis=1)
+            for x1, y1, x2, y2 in boxes:
+                x, y = corners[:, 0], corners[:, 1]
+                fits &= (x + side <= x1) | (x >= x2) | (y + side <= y1) | (y >= y2)
+            chosen = int(np.argmax(fits))
+            if not fits[chosen]:
+                break
+            x, y = corners[chosen].tolist()
+            boxes.append((x, y, x + side, y + side))
+        else:
+            generator.shuffle(boxes)  # size says nothing about the order of the values
+            return [tuple(box) for box in boxes]
+
+
+def _upscale(generator: np.random.Generator, image: np.ndarray, side: int) -> np.ndarray:
+    """Ink coverage `[side, side]` in [0, 1] of an 8 x 8 glyph, slightly slanted, thinner or thicker."""
+    slant = generator.uniform(-0.12, 0.12)
+    scale = glyphs.SIDE / side
+    grey = Image.fromarray((image * np.uint8(15)).astype(np.uint8))
+    # Output pixel (x, y) reads the input at (scale * x + shear * (y - middle), scale * y).
+    coefficients = (scale, slant * scale, -slant * glyphs.SIDE / 2, 0, scale, 0)
+    large = grey.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    coverage = np.asarray(large, np.float32) / (15 * glyphs.INK_LEVELS)
+    return np.minimum(coverage, 1) ** generator.uniform(0.7, 1.3)
+
+
+def _ink_colour(generator: np.random.Generator, ground: np.ndarray) -> np.ndarray:
+    """A colour whose grey level is at least `_MINIMUM_CONTRAST` from the ground's, lighter or darker."""
+    level = ground.mean()
+    lighter = level + _MINIMUM_CONTRAST
+    darker = level - _MINIMUM_CONTRAST
+    choices = [low_high for low_high in ((lighter, 250.0), (5.0, darker)) if low_high[0] < low_high[1]]
+    low, high = choices[generator.integers(len(choices))]
+    target = generator.uniform(low, high)
+    tint = generator.uniform(-40, 40, 3)
+    return (target + tint - tint.mean()).clip(0, 255).astype(np.float32)
+
+
+def _ground(generator: np.random.Generator, name: str, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
+    """The picture without digits: float32 `[height, width, 3]`, within about 25 grey levels of `colour`."""
+    width, height = size
+    if name == "smooth":
+        coarse = (colour + generator.uniform(-25, 25, (3, 3, 3))).clip(0, 255).astype(np.uint8)
+        return np.array(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.float32)
+    x, y = _coordinates(width, height)
+    if name == "stripes":
+        angle, period = generator.uniform(0, math.pi), generator.uniform(12, 40)
+        phase = (math.cos(angle) * x + math.sin(angle) * y) * np.float32(2 * math.pi / period)
+    else:  # rings
+        centre, period = generator.uniform((0, 0), size), generator.uniform(14, 44)
+        phase = np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) * np.float32(2 * math.pi / period)
+    swing = generator.uniform(-25, 25, 3).astype(np.float32)
+    return colour.astype(np.float32) + np.sin(phase)[..., None] * swing
+
+
+@functools.cache
+def _coordinates(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixel coordinates x `[1, width]` and y `[height, 1]`, float32."""
+    return np.arange(width, dtype=np.float32)[None], np.arange(height, dtype=np.float32)[:, None]
+
+
+def _noise(generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Grey noise of a few levels, `[height, width, 1]`."""
+    return generator.integers(-4, 5, (size[1], size[0], 1), dtype=np.int8)

@@ -1,0 +1,112 @@
+"""Our model against transformers' on random weights: features, positions, logits, greedy text."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+import torch
+
+from vlaa_jax.models.attention import Causal
+from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.processing.positions import mrope_positions
+from vlaa_jax.processing.vision_plan import WindowGeometry, pad_windows, plan
+
+
+def our_batch(config, rows, *, left):
+    """Tokens, mask, positions, vision arrays and feature indices of padded rows of (tokens, patches, grids)."""
+    geometry = WindowGeometry(config.vision.merge, config.vision.window_units)
+    length = max(len(tokens) for tokens, _, _ in rows)
+    shape = (len(rows), length)
+    tokens, index = np.zeros(shape, np.int32), np.full(shape, -1, np.int32)
+    segments, positions = np.zeros(shape, np.int32), np.zeros((3, *shape), np.int32)
+    plans = []
+    for b, (row, patches, grids) in enumerate(rows):
+        at = slice(length - len(row), length) if left else slice(0, len(row))
+        is_vision = np.isin(row, [oracle.IMAGE, oracle.VIDEO])
+        arrays, slots = plan(patches, grids, geometry)
+        plans.append(arrays)
+        tokens[b, at], segments[b, at] = row, 1
+        index[b, at][is_vision] = slots
+        positions[:, b, at] = mrope_positions(
+            is_vision, grids, merge=config.vision.merge, seconds_per_grid=[1.0] * len(grids)
+        )
+    vision = pad_windows(plans, max(1, *[len(p.frames) for p in plans]))
+    return tokens, segments, positions, vision, index
+
+
+def their_inputs(config, rows, batch, *, video=False):
+    tokens, segments = batch[:2]
+    patches = np.concatenate([patches for _, patches, _ in rows])
+    grids = np.asarray([grid for _, _, grids in rows for grid in grids])
+    inputs = {
+        "input_ids": torch.tensor(tokens).long(),
+        "attention_mask": torch.tensor(segments).long(),
+        "mm_token_type_ids": torch.tensor((tokens == oracle.IMAGE) + 2 * (tokens == oracle.VIDEO)),
+    }
+    if len(grids):
+        inputs["pixel_values" + ("_videos" if video else "")] = torch.tensor(patches)
+        inputs[("video" if video else "image") + "_grid_thw"] = torch.tensor(grids)
+    return inputs
+
+
+def forward(model, batch):
+    tokens, segments, positions, vision, index = batch
+
+    @jax.jit
+    def run(model, tokens, segments, positions, vision, index):
+        features = model.vision(vision, jnp.float32)
+        states = model(tokens, positions, Causal(segments), features, index)
+        return features, states @ model.language.head[...].T
+
+    return run(model, tokens, segments, positions, vision, index)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_logits_features_and_positions_equal_transformers(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    config = oracle.draw_config(rng)
+    theirs = oracle.random_checkpoint(tmp_path / "hf", config, seed)
+    ours = hf.load(tmp_path / "hf")
+    grid = lambda: (1, *(config.vision.merge * rng.integers(1, 9, 2)).tolist())  # noqa: E731
+    rows = []
+    for images in (int(rng.integers(1, 5)), 0, 2):
+        grids = [grid() for _ in range(images)]
+        rows.append((*oracle.random_row(rng, config, grids), grids))
+    batch = our_batch(config, rows, left=bool(seed % 2))
+    inputs = their_inputs(config, rows, batch)
+    with torch.no_grad():
+        expected_positions, _ = theirs.model.get_rope_index(
+            inputs["input_ids"],
+            inputs["mm_token_type_ids"],
+            image_grid_thw=inputs["image_grid_thw"],
+            attention_mask=inputs["attention_mask"],
+        )
+        expected_features = theirs.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
+        expected = theirs(**inputs).logits.numpy()
+    tokens, segments, positions, _, index = batch
+    real = segments > 0
+    np.testing.assert_array_equal(positions[:, real], expected_positions.numpy()[:, real])
+    features, logits = forward(ours, batch)
+    taken = np.concatenate([np.asarray(features)[b][index[b][index[b] >= 0]] for b in range(len(rows))])
+    np.testing.assert_allclose(taken, expected_features.numpy(), atol=1e-4)
+    assert np.abs(np.asarray(logits) - expected)[real].max() <= 1e-4
+
+
+def test_video_equals_transformers_at_our_positions(tmp_path):
+    rng = np.random.default_rng(11)
+    config = oracle.draw_config(rng)
+    theirs = oracle.random_checkpoint(tmp_path / "hf", config, 11)
+    grids = [(3, 6, 10)]
+    rows = [(*oracle.random_row(rng, config, grids, video=True), grids)]
+    batch = our_batch(config, rows, left=False)
+    positions = batch[2]
+    # Text after the video goes on at max + 1, as the weights were trained; transformers 5.23 starts it earlier.
+    run = np.flatnonzero(rows[0][0] == oracle.VIDEO)
+    assert positions[0, 0, run[-1] + 1] == positions[:, 0, run].max() + 1
+    assert positions[0, 0, run].tolist() == [positions[0, 0, run[0]] + 2 * t for t in range(3) for _ in range(15)]
+    inputs = their_inputs(config, rows, batch, video=True)
+    with torch.no_grad():
+        expected = theirs(**inputs, position_ids=torch.tensor(positions).long()).logits.numpy()
+    _, logits = forward(hf.load(tmp_path / "hf"), batch)
+    assert np.abs(np.asarray(logits) - expected).max() <= 1e-4

@@ -1,0 +1,68 @@
+"""Random Qwen2.5-VL checkpoints written by transformers, and their outputs: what our model is compared with."""
+
+import numpy as np
+import torch
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from vlaa_jax.models.qwen2_5_vl import ModelConfig, TextConfig, VisionConfig
+
+IMAGE, VIDEO, START, END = 7, 8, 5, 6
+
+
+def draw_config(rng: np.random.Generator, *, tied: bool | None = None) -> ModelConfig:
+    """A small architecture; every size is drawn."""
+    heads = int(rng.choice([2, 4]))
+    head_width = int(rng.choice([8, 16]))
+    section = (head_width // 2 - 2 * (head_width // 6), head_width // 6, head_width // 6)
+    depth = int(rng.integers(2, 5))
+    text = TextConfig(
+        vocabulary=int(rng.integers(200, 400)),
+        width=heads * head_width,
+        layers=int(rng.integers(2, 4)),
+        query_heads=heads,
+        key_value_heads=int(rng.choice([1, 2])),
+        mlp_width=int(rng.integers(40, 90)),
+        mrope_section=section,
+        tied_head=bool(rng.integers(2)) if tied is None else tied,
+    )
+    vision = VisionConfig(
+        depth=depth,
+        width=2 * int(rng.choice([8, 16])),
+        heads=2,
+        mlp_width=int(rng.integers(30, 70)),
+        output_width=text.width,
+        full_attention_layers=tuple(sorted(rng.choice(depth, int(rng.integers(1, depth)), replace=False).tolist())),
+        patch=4,
+        window=int(rng.choice([16, 24])),
+    )
+    return ModelConfig(text, vision, IMAGE, VIDEO, START, END)
+
+
+def random_checkpoint(directory, config: ModelConfig, seed: int, **save) -> Qwen2_5_VLForConditionalGeneration:
+    """Writes a checkpoint with random weights, scaled so that greedy text varies, and returns transformers' model."""
+    torch.manual_seed(seed)
+    hf_config = Qwen2_5_VLConfig(**config.to_hf())
+    model = Qwen2_5_VLForConditionalGeneration(hf_config).float().eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "ln_q" in name:
+                weight.copy_(1 + 0.3 * torch.randn_like(weight))
+            elif name.endswith("bias"):
+                weight.copy_(0.2 * torch.randn_like(weight))
+            else:
+                weight.mul_(12)
+    model.save_pretrained(directory, **save)
+    return model
+
+
+def random_row(
+    rng: np.random.Generator, config: ModelConfig, grids: list[tuple[int, int, int]], video: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens with one run of placeholders a grid between text of random length, and their patches."""
+    text = lambda: rng.integers(10, config.text.vocabulary, int(rng.integers(1, 6))).tolist()  # noqa: E731
+    tokens = text()
+    for frames, rows, columns in grids:
+        count = frames * rows * columns // config.vision.merge**2
+        tokens += [START, *[VIDEO if video else IMAGE] * count, END, *text()]
+    patches = sum(int(np.prod(grid)) for grid in grids)
+    return np.asarray(tokens), rng.standard_normal((patches, config.vision.patch_values)).astype(np.float32)

@@ -1,0 +1,98 @@
+"""The language model: grouped-query attention with biases on q, k, v; three-axis rotary positions; gated MLP."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vlaa_jax.models.attention import Mask, attention
+from vlaa_jax.models.layers import cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.qwen2_5_vl.config import TextConfig
+from vlaa_jax.models.qwen2_5_vl.rope import language_angles, rotate
+
+# (queries [..., N, H], keys [..., K, H], values [..., K, H]) -> [..., N, H]
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+class DecoderLayer(nnx.Module):
+    """Pre-norm attention and gated MLP. Weights of all layers are stacked `[L, ...]`."""
+
+    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+        layers, width, hidden, head = config.layers, config.width, config.mlp_width, config.head_width
+        self.attention_norm = ones((layers, width))
+        self.query = weights(rngs, (layers, width, config.query_heads, head), width)
+        self.query_bias = zeros((layers, config.query_heads, head))
+        self.key = weights(rngs, (layers, width, config.key_value_heads, head), width)
+        self.key_bias = zeros((layers, config.key_value_heads, head))
+        self.value = weights(rngs, (layers, width, config.key_value_heads, head), width)
+        self.value_bias = zeros((layers, config.key_value_heads, head))
+        self.output = weights(rngs, (layers, config.query_heads, head, width), width)
+        self.mlp_norm = ones((layers, width))
+        self.gate = weights(rngs, (layers, width, hidden), width)
+        self.up = weights(rngs, (layers, width, hidden), width)
+        self.down = weights(rngs, (layers, hidden, width), hidden)
+
+    def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend, epsilon: float) -> jax.Array:
+        """One layer (weights without the leading L).
+
+        Args:
+          x: `[..., D]`.
+          angles: `[..., H / 2]`.
+          attend: mixes tokens; training, prefill and decode differ in nothing else.
+
+        Returns:
+          `[..., D]`.
+        """
+        h = rms_norm(x, self.attention_norm, epsilon)
+        q = jnp.einsum("...D,DNH->...NH", h, cast(self.query, h)) + cast(self.query_bias, h)
+        k = jnp.einsum("...D,DKH->...KH", h, cast(self.key, h)) + cast(self.key_bias, h)
+        v = jnp.einsum("...D,DKH->...KH", h, cast(self.value, h)) + cast(self.value_bias, h)
+        mixed = attend(rotate(q, angles), rotate(k, angles), v)
+        x = x + jnp.einsum("...NH,NHD->...D", mixed, cast(self.output, x))
+        h = rms_norm(x, self.mlp_norm, epsilon)
+        return x + (jax.nn.silu(h @ cast(self.gate, h)) * (h @ cast(self.up, h))) @ cast(self.down, x)
+
+
+class LanguageModel(nnx.Module):
+    """Embeddings in, normalised hidden states out; the head is applied by whoever needs logits."""
+
+    def __init__(self, config: TextConfig, rngs: nnx.Rngs):
+        self.config = config
+        self.embedding = weights(rngs, (config.vocabulary, config.width), config.width)
+        self.layers = DecoderLayer(config, rngs)
+        self.norm = ones((config.width,))
+        self.untied_head = None if config.tied_head else weights(rngs, (config.vocabulary, config.width), config.width)
+
+    @property
+    def head(self) -> nnx.Param:
+        """`[V, D]`."""
+        return self.embedding if self.untied_head is None else self.untied_head
+
+    def angles(self, positions: jax.Array) -> jax.Array:
+        """`[3, ...]` positions to `[..., H / 2]` rotary angles."""
+        return language_angles(positions, self.config.mrope_section, self.config.head_width, self.config.rope_theta)
+
+    def __call__(self, x: jax.Array, positions: jax.Array, mask: Mask) -> jax.Array:
+        """All tokens at once, as in training.
+
+        Args:
+          x: `[B, T, D]` embeddings.
+          positions: `[3, B, T]`.
+          mask: who sees whom.
+
+        Returns:
+          `[B, T, D]` hidden states after the last norm.
+        """
+        angles = self.angles(positions)
+
+        @jax.checkpoint
+        def step(h: jax.Array, layer: DecoderLayer) -> tuple[jax.Array, None]:
+            return layer(h, angles, lambda q, k, v: attention(q, k, v, mask), self.config.norm_epsilon), None
+
+        x, _ = jax.lax.scan(step, x, self.layers)
+        return self.normalise(x)
+
+    def normalise(self, x: jax.Array) -> jax.Array:
+        """The last norm."""
+        return rms_norm(x, self.norm, self.config.norm_epsilon)

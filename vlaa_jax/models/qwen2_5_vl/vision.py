@@ -1,0 +1,97 @@
+"""The vision tower: windowed and full-attention blocks over patches, then a merger that makes language tokens."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from vlaa_jax.models.attention import Segments, attention
+from vlaa_jax.models.layers import cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.qwen2_5_vl.config import VisionConfig
+from vlaa_jax.models.qwen2_5_vl.rope import rotate, vision_angles
+from vlaa_jax.processing.vision_plan import VisionArrays
+
+
+class VisionBlock(nnx.Module):
+    """Pre-norm attention and gated MLP. Weights of all blocks are stacked on a leading axis."""
+
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
+        depth, width, hidden = config.depth, config.width, config.mlp_width
+        heads = (config.heads, config.head_width)
+        self.norm1 = ones((depth, width))
+        self.norm2 = ones((depth, width))
+        self.qkv = weights(rngs, (depth, width, 3, *heads), width)
+        self.qkv_bias = zeros((depth, 3, *heads))
+        self.output = weights(rngs, (depth, *heads, width), width)
+        self.output_bias = zeros((depth, width))
+        self.gate = weights(rngs, (depth, width, hidden), width)
+        self.gate_bias = zeros((depth, hidden))
+        self.up = weights(rngs, (depth, width, hidden), width)
+        self.up_bias = zeros((depth, hidden))
+        self.down = weights(rngs, (depth, hidden, width), hidden)
+        self.down_bias = zeros((depth, width))
+
+    def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array, epsilon: float) -> jax.Array:
+        """One block (weights without the leading axis) on `[B, T, D]`; attention stays inside `segments` `[B, T]`."""
+        h = rms_norm(x, self.norm1, epsilon)
+        qkv = jnp.einsum("BTD,DcNH->cBTNH", h, cast(self.qkv, h)) + cast(self.qkv_bias, h)[:, None, None]
+        q, k = rotate(qkv[0], angles), rotate(qkv[1], angles)
+        mixed = attention(q, k, qkv[2], Segments(segments))
+        x = x + jnp.einsum("BTNH,NHD->BTD", mixed, cast(self.output, x)) + cast(self.output_bias, x)
+        h = rms_norm(x, self.norm2, epsilon)
+        gate = jax.nn.silu(h @ cast(self.gate, h) + cast(self.gate_bias, h))
+        up = h @ cast(self.up, h) + cast(self.up_bias, h)
+        return x + (gate * up) @ cast(self.down, x) + cast(self.down_bias, x)
+
+
+class VisionTower(nnx.Module):
+    """Patches in window order to merged features in window order."""
+
+    def __init__(self, config: VisionConfig, rngs: nnx.Rngs):
+        self.config = config
+        joined = config.width * config.merge**2
+        self.patch_embedding = weights(rngs, (config.patch_values, config.width), config.patch_values)
+        self.blocks = VisionBlock(config, rngs)
+        self.merger_norm = ones((config.width,))
+        self.merger_in = weights(rngs, (joined, joined), joined)
+        self.merger_in_bias = zeros((joined,))
+        self.merger_out = weights(rngs, (joined, config.output_width), joined)
+        self.merger_out_bias = zeros((config.output_width,))
+
+    def __call__(self, vision: VisionArrays, dtype: jnp.dtype) -> jax.Array:
+        """Features of every merged slot.
+
+        Args:
+          vision: patches of each row, laid out window by window.
+          dtype: compute dtype.
+
+        Returns:
+          `[B, W * M / merge^2, D]`; slots of padding hold numbers that nothing reads.
+        """
+        config = self.config
+        rows, windows, slots = vision.valid.shape
+        x = vision.patches.astype(dtype) @ self.patch_embedding[...].astype(dtype)
+        angles = vision_angles(vision.ids, config.head_width, config.rope_theta)
+        # A window layer is a batch of [W, M] dense attentions; a full layer sees all patches of its own frame.
+        window_shape, full_shape = (rows * windows, slots), (rows, windows * slots)
+        inside_window = vision.valid.astype(jnp.int32)
+        inside_frame = vision.frames[..., None] * vision.valid
+
+        def run(x: jax.Array, blocks: VisionBlock, full: bool) -> jax.Array:
+            shape = full_shape if full else window_shape
+            segments = (inside_frame if full else inside_window).reshape(shape)
+            turned = angles.reshape(*shape, -1)
+            step = jax.checkpoint(lambda h, block: (block(h, turned, segments, config.norm_epsilon), None))
+            return jax.lax.scan(step, x.reshape(*shape, -1), blocks)[0]
+
+        kinds = [layer in config.full_attention_layers for layer in range(config.depth)]
+        start = 0
+        for full, same in itertools.groupby(kinds):
+            stop = start + len(list(same))
+            x = run(x, jax.tree.map(lambda p, a=start, b=stop: p[a:b], self.blocks), full)
+            start = stop
+        x = rms_norm(x.reshape(rows, -1, config.width), self.merger_norm, config.norm_epsilon)
+        x = x.reshape(rows, windows * slots // config.merge**2, -1)
+        x = jax.nn.gelu(x @ cast(self.merger_in, x) + cast(self.merger_in_bias, x), approximate=False)
+        return x @ cast(self.merger_out, x) + cast(self.merger_out_bias, x)

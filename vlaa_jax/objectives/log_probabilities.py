@@ -1,0 +1,135 @@
+"""Log-probability and entropy of given tokens, without ever holding the logits of all tokens.
+
+For Qwen2.5-VL the logits of 8,192 tokens are `[8192, 151936]`: 4.6 GiB in float32, several times over in the backward
+pass. A scan over chunks of tokens holds those of one chunk, computes them a second time in the backward pass and adds
+up the gradient of the head as it goes. That is one more product with the head than plain autodiff needs, and the only
+price.
+"""
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+from vlaa_jax.errors import InputError
+
+
+def token_log_probabilities(
+    states: jax.Array, head: jax.Array, targets: jax.Array, *, temperature: float = 1.0, chunk: int = 1024
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probability of each target, and entropy of the distribution it stands in, over the full vocabulary.
+
+        z = states @ head^T / temperature,   log p(target) = z[target] - logsumexp(z),   H = -sum_v p(v) log p(v)
+
+    The product runs in the states' dtype with float32 accumulation, the softmax in float32. The head's gradient is
+    accumulated in float32 and returned in the head's own dtype. The entropy is a measurement: it carries no gradient.
+
+    Args:
+      states: `[..., D]`, the state *before* each target (the caller pairs them; nothing is shifted here).
+      head: `[V, D]`, the output head, or the embedding where the two are tied.
+      targets: `[...]` integers in 0..V-1. A position that a mask drops later may hold any of them.
+      temperature: above 0; the logits are divided by it, as they are when tokens are sampled.
+      chunk: most tokens whose logits exist at once, counted over all devices.
+
+    Returns:
+      `(log_probability, entropy)`, both `[...]`, float32, in nats.
+
+    Raises:
+      InputError: the temperature or the chunk is not above 0, or the shapes do not fit.
+    """
+    if not temperature > 0:
+        raise InputError(f"temperature is {temperature}; a temperature above 0 was expected.")
+    if chunk < 1:
+        raise InputError(f"chunk is {chunk}; at least one token was expected.")
+    if states.shape[:-1] != targets.shape or states.shape[-1] != head.shape[-1]:
+        raise InputError(
+            f"states {states.shape}, head {head.shape} and targets {targets.shape} do not fit; "
+            "[..., D], [V, D] and [...] were expected."
+        )
+    tokens = targets.size
+    count = max(1, -(-tokens // chunk))  # chunks, all of one size, so that padding is less than one token a chunk
+    size = -(-tokens // count)
+    log_probability, entropy = _chunked(
+        temperature, _split(states.reshape(tokens, -1), size, count), head, _split(targets.reshape(tokens), size, count)
+    )
+    return _join(log_probability, targets.shape), _join(entropy, targets.shape)
+
+
+def _split(flat: jax.Array, size: int, count: int) -> jax.Array:
+    """`[tokens, ...]` -> `[count, size, ...]`; chunk i holds the tokens i, i + count, i + 2 count, ...
+
+    Strided on purpose: where the tokens are split over devices in blocks, each chunk then has an equal part of every
+    device's block. Contiguous chunks would lie on one device each, and the others would wait or compute the same.
+    """
+    padding = [(0, size * count - flat.shape[0])] + [(0, 0)] * (flat.ndim - 1)
+    return jnp.pad(flat, padding).reshape(size, count, *flat.shape[1:]).swapaxes(0, 1)
+
+
+def _join(chunks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The inverse of `_split`: `[count, size]` -> `shape`."""
+    return chunks.swapaxes(0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def _logits(states: jax.Array, head: jax.Array, temperature: float) -> jax.Array:
+    return jnp.einsum("TD,VD->TV", states, head, preferred_element_type=jnp.float32) / temperature
+
+
+def _is_target(targets: jax.Array, vocabulary: int) -> jax.Array:
+    # Compared, not gathered: it fuses with the sum around it, and works in parts where the vocabulary is split.
+    return targets[:, None] == jnp.arange(vocabulary, dtype=targets.dtype)
+
+
+def _forward_scan(temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+    head = head.astype(states.dtype)
+
+    def step(_: None, inputs: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
+        states, targets = inputs
+        logits = _logits(states, head, temperature)
+        normaliser = jax.nn.logsumexp(logits, axis=-1)
+        target_logits = jnp.sum(jnp.where(_is_target(targets, head.shape[0]), logits, 0.0), axis=-1)
+        entropy = normaliser - jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
+        return None, (target_logits - normaliser, entropy, normaliser)
+
+    return jax.lax.scan(step, None, (states, targets))[1]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _chunked(temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """states `[count, size, D]`, head `[V, D]`, targets `[count, size]` -> two arrays `[count, size]`."""
+    return _forward_scan(temperature, states, head, targets)[:2]
+
+
+def _forward(
+    temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array
+) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
+    log_probability, entropy, normaliser = _forward_scan(temperature, states, head, targets)
+    return (log_probability, entropy), (states, head, targets, normaliser)
+
+
+def _backward(
+    temperature: float, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, None]:
+    """d log p(target) / d z[v] = [v = target] - p(v), with p from the saved normaliser and recomputed logits."""
+    all_states, head, all_targets, all_normalisers = residuals
+    log_probability_cotangent, _ = cotangents
+    cast_head = head.astype(all_states.dtype)
+
+    def step(head_gradient: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+        states, targets, normaliser, cotangent = inputs
+        probability = jnp.exp(_logits(states, cast_head, temperature) - normaliser[:, None])
+        difference = _is_target(targets, head.shape[0]) - probability
+        logits_gradient = (difference * (cotangent / temperature)[:, None]).astype(states.dtype)
+        states_gradient = jnp.einsum("TV,VD->TD", logits_gradient, cast_head, preferred_element_type=jnp.float32)
+        head_gradient += jnp.einsum("TV,TD->VD", logits_gradient, states, preferred_element_type=jnp.float32)
+        return head_gradient, states_gradient.astype(states.dtype)
+
+    head_gradient, states_gradient = jax.lax.scan(
+        step,
+        jnp.zeros_like(head, dtype=jnp.float32),
+        (all_states, all_targets, all_normalisers, log_probability_cotangent),
+    )
+    return states_gradient, head_gradient.astype(head.dtype), None
+
+
+_chunked.defvjp(_forward, _backward)

@@ -1,0 +1,162 @@
+"""Fixed-shape batches: padded prompts for rollouts, packed rows for SFT."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.processing.encode import EncodedPrompt
+from vlaa_jax.processing.vision_plan import VisionArrays, pad_windows
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Model input of a batch.
+
+    Attributes:
+      tokens: `[B, T]`.
+      segments: `[B, T]` examples of a packed row count from 1; 0 is padding.
+      positions: `[3, B, T]`.
+      feature_index: `[B, T]` slot of each vision token among the row's merged slots, -1 on text.
+      vision: the rows' patches.
+    """
+
+    tokens: np.ndarray
+    segments: np.ndarray
+    positions: np.ndarray
+    feature_index: np.ndarray
+    vision: VisionArrays
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Targets:
+    """What a packed batch learns: pairs of a state and the token that it must predict.
+
+    Attributes:
+      states: `[B, S]` index in the row of the state that predicts each target.
+      tokens: `[B, S]` target tokens.
+      segments: `[B, S]` example of each target within its row, counted from 1; 0 is padding.
+    """
+
+    states: np.ndarray
+    tokens: np.ndarray
+    segments: np.ndarray
+
+
+def bucket(size: int, buckets: Sequence[int], what: str) -> int:
+    """The smallest bucket that holds `size`.
+
+    Raises:
+      InputError: none does; `what` names the quantity.
+    """
+    for candidate in sorted(buckets):
+        if size <= candidate:
+            return candidate
+    raise InputError(f"{what} is {size}, above the largest bucket {max(buckets)}")
+
+
+def _empty_rows(count: int, length: int) -> Rows:
+    shape = (count, length)
+    return Rows(
+        tokens=np.zeros(shape, np.int32),
+        segments=np.zeros(shape, np.int32),
+        positions=np.zeros((3, *shape), np.int32),
+        feature_index=np.full(shape, -1, np.int32),
+        vision=None,
+    )
+
+
+def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, windows: int) -> Rows:
+    """Right-pads prompts to `[B, P]` with P = `length` and W = `windows`."""
+    rows = _empty_rows(len(prompts), length)
+    for b, prompt in enumerate(prompts):
+        stop = len(prompt.tokens)
+        rows.tokens[b, :stop] = prompt.tokens
+        rows.segments[b, :stop] = 1
+        rows.positions[:, b, :stop] = prompt.positions
+        rows.feature_index[b, :stop] = prompt.feature_index
+    return dataclasses.replace(rows, vision=pad_windows([prompt.vision for prompt in prompts], windows))
+
+
+def assign_rows(lengths: Sequence[int], windows: Sequence[int], length: int, row_windows: int) -> list[list[int]]:
+    """First-fit-decreasing packing.
+
+    Args:
+      lengths: tokens of each example.
+      windows: vision windows of each example.
+      length: T of a row.
+      row_windows: W of a row.
+
+    Returns:
+      The examples of each row.
+    """
+    rows: list[list[int]] = []
+    free: list[list[int]] = []
+    for example in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for row, room in zip(rows, free, strict=True):
+            if lengths[example] <= room[0] and windows[example] <= room[1]:
+                break
+        else:
+            row, room = [], [length, row_windows]
+            rows.append(row)
+            free.append(room)
+        row.append(example)
+        room[0] -= lengths[example]
+        room[1] -= windows[example]
+    return rows
+
+
+def pack(
+    rows: Sequence[Sequence[tuple[EncodedPrompt, np.ndarray]]],
+    *,
+    count: int,
+    length: int,
+    windows: int,
+    targets: int,
+    slots_per_window: int,
+) -> tuple[Rows, Targets]:
+    """Lays prompts and their completions end to end.
+
+    Args:
+      rows: for each row its examples: a prompt and the tokens of its completion.
+      count: B; rows that are missing stay padding.
+      length: T.
+      windows: W.
+      targets: S.
+      slots_per_window: merged slots of one window.
+
+    Returns:
+      Input rows, and the targets: every completion token, predicted by the state before it.
+    """
+    out = _empty_rows(count, length)
+    goal = Targets(*(np.zeros((count, targets), np.int32) for _ in range(3)))
+    visions = []
+    for b in range(count):
+        at = scored = window = frame = 0
+        parts = []
+        for segment, (prompt, completion) in enumerate(rows[b] if b < len(rows) else (), start=1):
+            middle, stop = at + len(prompt.tokens), at + len(prompt.tokens) + len(completion)
+            out.tokens[b, at:middle], out.tokens[b, middle:stop] = prompt.tokens, completion
+            out.segments[b, at:stop] = segment
+            out.positions[:, b, at:middle] = prompt.positions
+            out.positions[:, b, middle:stop] = prompt.positions.max() + 1 + np.arange(len(completion))
+            shifted = prompt.feature_index + window * slots_per_window
+            out.feature_index[b, at:middle] = np.where(prompt.feature_index >= 0, shifted, -1)
+            vision = prompt.vision
+            parts.append(dataclasses.replace(vision, frames=vision.frames + frame))
+            window += len(vision.frames)
+            frame += int(vision.frames.max(initial=0))
+            end = scored + len(completion)
+            goal.states[b, scored:end] = np.arange(middle - 1, stop - 1)
+            goal.tokens[b, scored:end] = completion
+            goal.segments[b, scored:end] = segment
+            at, scored = stop, end
+        visions.append(parts)
+    template = next(part for parts in visions for part in parts)
+    empty = jax.tree.map(lambda leaf: leaf[:0], template)
+    joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), empty, *parts) for parts in visions]
+    return dataclasses.replace(out, vision=pad_windows(joined, windows)), goal
