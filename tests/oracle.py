@@ -1,7 +1,10 @@
 """Random Qwen2.5-VL checkpoints written by transformers, and their outputs: what our model is compared with."""
 
+import json
+
 import numpy as np
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, TextConfig, VisionConfig
@@ -38,7 +41,9 @@ def draw_config(rng: np.random.Generator, *, tied: bool | None = None) -> ModelC
     return ModelConfig(text, vision, IMAGE, VIDEO, START, END)
 
 
-def random_checkpoint(directory, config: ModelConfig, seed: int, **save) -> Qwen2_5_VLForConditionalGeneration:
+def random_checkpoint(
+    directory, config: ModelConfig, seed: int, *, dtype: torch.dtype = torch.float32, **save
+) -> Qwen2_5_VLForConditionalGeneration:
     """Writes a checkpoint with random weights, scaled so that greedy text varies, and returns transformers' model."""
     torch.manual_seed(seed)
     hf_config = Qwen2_5_VLConfig(**config.to_hf())
@@ -51,8 +56,26 @@ def random_checkpoint(directory, config: ModelConfig, seed: int, **save) -> Qwen
                 weight.copy_(0.2 * torch.randn_like(weight))
             else:
                 weight.mul_(12)
-    model.save_pretrained(directory, **save)
+    model.to(dtype).save_pretrained(directory, **save)
     return model
+
+
+def write_tokenizer(directory) -> None:
+    """A byte-level tokenizer of 266 tokens whose vision tokens have the ids of `draw_config`, with a chat template."""
+    names = {START: "<|vision_start|>", END: "<|vision_end|>", IMAGE: "<|image_pad|>", VIDEO: "<|video_pad|>"}
+    special = [names.get(i, f"<|extra_{i}|>") for i in range(10)]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: i for i, token in enumerate([*special, *letters])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(special)
+    tokenizer.save(str(directory / "tokenizer.json"))
+    (directory / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (directory / "chat_template.jinja").write_text(
+        "{% for message in messages %}{% for part in message.content %}{% if part.type == 'image' %}"
+        "<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}"
+    )
 
 
 def random_row(

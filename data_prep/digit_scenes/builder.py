@@ -1,6 +1,7 @@
 """Builds the splits of the digit scenes as shards of records."""
 
 import dataclasses
+import itertools
 import os
 import sys
 import zlib
@@ -86,7 +87,8 @@ def _plan(split: Split, generator: np.random.Generator) -> list[tuple[str, int]]
     weights = np.array(list(split.kinds.values()), np.float64)
     if unknown or not weights.sum() > 0 or weights.min() < 0:
         raise InputError(
-            f"kinds of a split must be weights >= 0, not all 0, of {', '.join(questions.KINDS)}; got {dict(split.kinds)}"
+            f"kinds of a split must be weights >= 0, not all 0, of {', '.join(questions.KINDS)}; "
+            f"got {dict(split.kinds)}"
         )
     # Largest remainders: the numbers of records add up and none is off by one or more.
     quotas = split.records * weights / weights.sum()
@@ -104,9 +106,10 @@ def _plan(split: Split, generator: np.random.Generator) -> list[tuple[str, int]]
 def _draw_record(name: str, split: Split, kind: str, turn: int, generator: np.random.Generator, seed: int) -> Record:
     digits = int(generator.integers(split.digits[0], split.digits[1] + 1))
     draft = questions.KINDS[kind].draft(generator, digits, turn)
+    picked = iter(_pick(generator, list(itertools.chain(*draft.values)), split.glyphs))
     images, pictures = [], []
     for values in draft.values:
-        image, picture = scenes.compose(generator, _pick(generator, values, split.glyphs), split.look)
+        image, picture = scenes.compose(generator, list(itertools.islice(picked, len(values))), split.look)
         images.append(image)
         pictures.append(picture)
     question = questions.ask(kind, generator, draft, pictures, turn)
@@ -135,7 +138,7 @@ def _draw_record(name: str, split: Split, kind: str, turn: int, generator: np.ra
     )
 
 
-def _pick(generator: np.random.Generator, values: tuple[int, ...], name: str) -> list[int]:
+def _pick(generator: np.random.Generator, values: list[int], name: str) -> list[int]:
     """A glyph of each value, none twice."""
     pools = glyphs.glyphs_by_value(name)
     picked: list[int] = []

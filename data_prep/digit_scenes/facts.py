@@ -1,7 +1,7 @@
 """Facts of a scene as text, and the scorer of descriptions: an exact stand-in for a reward model.
 
-A fact is a digit at a place. The facts of a scene are a multiset: two sevens in the same cell are two facts, and the same
-statement made twice states both of them; a third time is a repeat.
+A fact is a digit at a place. The facts of a scene are a multiset: two sevens in the same cell are two facts, and the
+same statement made twice states both of them; a third time is a repeat.
 """
 
 import collections
@@ -36,13 +36,13 @@ class FactScorer:
     """Scores a description of a digit scene: +1 a true statement, -1 a false one, -0.25 a repeat or an unparsed clause.
 
     Attributes:
-      beta: slope of the reward `1 - exp(-beta * (S(answer) - S(reference)))`. One true fact more than the reference gives
-        `1 - exp(-0.8) = 0.55` whatever the number of facts, two give 0.80.
-      scale: what one unit of the score is.
+      beta: slope of the reward `1 - exp(-beta * (S(answer) - S(reference)))`. One true fact more than the reference
+        gives `1 - exp(-0.8) = 0.55` whatever the number of facts, two give 0.80.
+      scale: the range of the score in words.
     """
 
     beta = 0.8
-    scale = "true statements"
+    scale = "true statements less false ones, about -3 to 9"
 
     def __call__(self, example: Record, answer: str) -> float:
         """Score of `answer` for the scene in `example.metadata["glyphs"]`, not bounded; 0 for an empty answer."""

@@ -1,7 +1,7 @@
 """The twelve kinds of question: which digits a scene must show, what is asked, and the gold answer.
 
-Answers are balanced before the scene is drawn: a kind first draws its answer (or the letter, the rank, the subset), then
-digits that give it. So neither the question's wording nor its options tell the answer.
+Answers are balanced before the scene is drawn: a kind first draws its answer (or the letter, the rank, the subset),
+then digits that give it. So neither the question's wording nor its options tell the answer.
 """
 
 import dataclasses
@@ -138,7 +138,7 @@ def _draft_single(generator: np.random.Generator, digits: int, turn: int) -> Dra
 def _draft_which_appear(generator: np.random.Generator, digits: int, turn: int) -> Draft:
     options = generator.permutation(10)[:4].tolist()
     subsets = [subset for subset in range(1, 16) if subset.bit_count() <= digits]
-    subset = subsets[generator.integers(len(subsets))]
+    subset = subsets[turn % len(subsets)]
     present = [option for bit, option in enumerate(options) if subset >> bit & 1]
     allowed = sorted(set(range(10)) - set(options) | set(present))
     rest = [allowed[x] for x in _digits(generator, 0, len(allowed) - 1, digits - len(present))]

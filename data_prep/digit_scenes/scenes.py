@@ -18,11 +18,11 @@ PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom lef
 _MINIMUM_SIDE = 24
 _MAXIMUM_SIDE = 40
 _FILL = 0.34  # largest share of the area under tiles: placing at random nearly always succeeds below it
-_CELL_MARGIN = (
-    2.5  # pixels between a glyph's centre and the border of its cell, so that place words are not a coin toss
-)
+# Pixels between a glyph's centre and the border of its cell, so that place words are not a coin toss.
+_CELL_MARGIN = 2.5
 _MINIMUM_CONTRAST = 105  # grey levels between ink and ground
 _JPEG_QUALITY = 90
+_GREY_PER_LEVEL = 15
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +99,7 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
     if not sizes:
         raise InputError(f"a scene of {len(indices)} digits fits in none of the sizes {look.sizes}")
     size = sizes[generator.integers(len(sizes))]
-    images, labels = glyphs.load_glyphs()
+    _, labels = glyphs.load_glyphs()
     boxes = _place(generator, len(indices), size)
     scene = [
         Glyph(index, int(labels[index]), box, place_of(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size))
@@ -110,7 +110,7 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
     ink = _ink_colour(generator, ground_colour)
     for glyph in scene:
         x1, y1, x2, y2 = glyph.box
-        coverage = _upscale(generator, images[glyph.index], x2 - x1)[..., None]
+        coverage = _upscale(generator, glyph.index, x2 - x1)[..., None]
         coverage *= generator.uniform(0.75, 1.0)
         tile = pixels[y1:y2, x1:x2]
         tile += coverage * (ink + generator.uniform(-8, 8, 3).astype(np.float32) - tile)
@@ -144,16 +144,22 @@ def _place(generator: np.random.Generator, count: int, size: tuple[int, int]) ->
             return [tuple(box) for box in boxes]
 
 
-def _upscale(generator: np.random.Generator, image: np.ndarray, side: int) -> np.ndarray:
-    """Ink coverage `[side, side]` in [0, 1] of an 8 x 8 glyph, slightly slanted, thinner or thicker."""
+def _upscale(generator: np.random.Generator, index: int, side: int) -> np.ndarray:
+    """Ink coverage `[side, side]` in [0, 1] of a glyph, slightly slanted, thinner or thicker."""
     slant = generator.uniform(-0.12, 0.12)
     scale = glyphs.SIDE / side
-    grey = Image.fromarray((image * np.uint8(15)).astype(np.uint8))
     # Output pixel (x, y) reads the input at (scale * x + shear * (y - middle), scale * y).
     coefficients = (scale, slant * scale, -slant * glyphs.SIDE / 2, 0, scale, 0)
-    large = grey.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
-    coverage = np.asarray(large, np.float32) / (15 * glyphs.INK_LEVELS)
+    large = _grey(index).transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    coverage = np.asarray(large, np.float32) / (_GREY_PER_LEVEL * glyphs.INK_LEVELS)
     return np.minimum(coverage, 1) ** generator.uniform(0.7, 1.3)
+
+
+@functools.cache
+def _grey(index: int) -> Image.Image:
+    """A glyph as a grey image; the factor lets 16 levels of ink fill a byte."""
+    images, _ = glyphs.load_glyphs()
+    return Image.fromarray(images[index] * np.uint8(_GREY_PER_LEVEL))
 
 
 def _ink_colour(generator: np.random.Generator, ground: np.ndarray) -> np.ndarray:

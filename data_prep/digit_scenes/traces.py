@@ -1,7 +1,7 @@
 """Reasoning about a digit scene, written and checked: `Step k: ...` lines, one fact each.
 
-The `enumerate` style names every digit and its place in reading order, then computes the answer in small steps. Every line
-can be checked against the scene; `check_trace` does so for text that a policy wrote.
+The `enumerate` style names every digit and its place in reading order, then computes the answer in small steps. Every
+line can be checked against the scene; `check_trace` does so for text that a policy wrote.
 """
 
 import collections
@@ -109,8 +109,8 @@ _PLACE = "|".join(sorted(scenes.PLACES, key=len, reverse=True))
 def check_trace(record: Record, text: str) -> list[bool | None]:
     """Checks each line `Step k: fact` of `text` against the scene of `record`.
 
-    A glyph may be listed as often as it is there, and no oftener; a running sum must go on from the true sum so far with a
-    digit not yet added. The numbers k and lines that are no steps are ignored.
+    A glyph may be listed as often as it is there, and no oftener; a running sum must go on from the true sum so far
+    with a digit not yet added. The numbers k and lines that are no steps are ignored.
 
     Returns:
       For each step in order: whether it is true, or None if it states no fact of the known forms.

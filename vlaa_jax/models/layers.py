@@ -1,8 +1,15 @@
-"""What both transformers share: initialisers and root-mean-square normalisation."""
+"""What both transformers share: initialisers, normalisation, and what a layer saves for its backward pass."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+REMAT_POLICIES = {
+    # Saves the input of each layer; everything else is computed again in the backward pass.
+    "layer": jax.checkpoint,
+    # Saves everything: fastest where memory is plenty.
+    "none": lambda step: step,
+}
 
 
 def weights(rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int) -> nnx.Param:

@@ -30,7 +30,9 @@ def token_log_probabilities(
       head: `[V, D]`, the output head, or the embedding where the two are tied.
       targets: `[...]` integers in 0..V-1. A position that a mask drops later may hold any of them.
       temperature: above 0; the logits are divided by it, as they are when tokens are sampled.
-      chunk: most tokens whose logits exist at once, counted over all devices.
+      chunk: most tokens whose logits exist at once, counted where the call stands: over all devices under `jit`, on one
+        device inside `shard_map`. (The partitioner may gather the head and reduce its gradient once a chunk; inside a
+        `shard_map` over the axes that split the tokens both happen once, outside the scan.)
 
     Returns:
       `(log_probability, entropy)`, both `[...]`, float32, in nats.
@@ -87,9 +89,10 @@ def _forward_scan(temperature: float, states: jax.Array, head: jax.Array, target
         states, targets = inputs
         logits = _logits(states, head, temperature)
         normaliser = jax.nn.logsumexp(logits, axis=-1)
-        target_logits = jnp.sum(jnp.where(_is_target(targets, head.shape[0]), logits, 0.0), axis=-1)
-        entropy = normaliser - jnp.sum(jnp.exp(logits - normaliser[:, None]) * logits, axis=-1)
-        return None, (target_logits - normaliser, entropy, normaliser)
+        surprise = normaliser[:, None] - logits  # -log p(v): an entropy made of differences keeps its digits
+        log_probability = -jnp.sum(jnp.where(_is_target(targets, head.shape[0]), surprise, 0.0), axis=-1)
+        entropy = jnp.sum(jnp.exp(-surprise) * surprise, axis=-1)
+        return None, (log_probability, entropy, normaliser)
 
     return jax.lax.scan(step, None, (states, targets))[1]
 

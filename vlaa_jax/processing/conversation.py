@@ -82,6 +82,11 @@ class Prompt:
         return bool(not instruction or instruction in record.question or asked)
 
 
+def completion_text(trace: str, answer: str) -> str:
+    """A completion as we write it: what SFT teaches and the reward's format gate accepts."""
+    return f"<think>\n{trace}\n</think>\n<answer>{answer}</answer>"
+
+
 def load_prompt(system: str | None = None, instructions: Mapping[str, str] | None = None) -> Prompt:
     """Reads the system message and lays the user's instructions over the default ones.
 

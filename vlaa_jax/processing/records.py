@@ -1,9 +1,9 @@
 """The record: one question with its images, gold answer and verifier, as every shard stores it.
 
 A data set is a directory of ArrayRecord shards as TensorFlow Datasets (TFDS) 4.9 writes them: one `tf.train.Example` a
-record, `features.json` and `dataset_info.json` beside the shards, so `tfds.builder_from_directory` reads it. TensorFlow is
-needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records, the bytes and the sha256
-of every shard, because ArrayRecord opens a truncated file as an empty one.
+record, `features.json` and `dataset_info.json` beside the shards, so `tfds.builder_from_directory` reads it. TensorFlow
+is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records, the bytes and the
+sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
 """
 
 import contextlib
@@ -40,8 +40,8 @@ class Record:
       answer: the gold answer, read by `verifier`.
       verifier: one of `VERIFIERS`.
       choices: texts of the options of a multiple-choice question, in letter order.
-      box_space: coordinate space of gold and predicted boxes, one of `BOX_SPACES`. `pixels`: the gold is in pixels of the
-        stored image, the prediction in pixels of the resized image that the policy sees (what Qwen2.5-VL emits).
+      box_space: coordinate space of gold and predicted boxes, one of `BOX_SPACES`. `pixels`: the gold is in pixels of
+        the stored image, the prediction in pixels of the resized image that the policy sees (what Qwen2.5-VL emits).
       trace: a reference completion's reasoning (text between the think tags), may be empty.
       source: name of the data set it came from.
       metadata: anything else, JSON-serialisable.
@@ -290,7 +290,7 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: no such file; expected a directory written by data_prep")
     try:
         return dict(sorted(json.loads(path.read_bytes())["shards"].items()))
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not a manifest of shards ({error!r})") from error
 
 

@@ -1,5 +1,6 @@
 """The checkpoint's own tokenizer and chat template."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ class Tokenizer:
     Attributes:
       end_tokens: ids that end a completion; the first one ends those that we write.
       chat_template: the template's source.
+      sha256: of vocabulary, merges and special tokens.
     """
 
     def __init__(self, directory: str | epath.Path):
@@ -27,6 +29,7 @@ class Tokenizer:
         if not self._tokenizer.chat_template:
             raise InputError(f"{directory}: the tokenizer has no chat template")
         self.chat_template: str = self._tokenizer.chat_template
+        self.sha256 = hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
         self.end_tokens = self._read_end_tokens(directory)
 
     def __len__(self) -> int:

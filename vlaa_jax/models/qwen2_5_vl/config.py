@@ -128,20 +128,20 @@ def preset(name: str) -> ModelConfig:
     if name == "demo":
         return ModelConfig(
             text=TextConfig(
-                vocabulary=1024,
-                width=192,
+                vocabulary=640,
+                width=128,
                 layers=4,
-                query_heads=6,
+                query_heads=4,
                 key_value_heads=2,
-                mlp_width=576,
+                mlp_width=448,
                 mrope_section=(4, 6, 6),
             ),
             vision=VisionConfig(
                 depth=4,
-                width=128,
-                heads=4,
-                mlp_width=344,
-                output_width=192,
+                width=96,
+                heads=3,
+                mlp_width=256,
+                output_width=128,
                 full_attention_layers=(1, 3),
                 window=56,
             ),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.attention import Mask, attention
-from vlaa_jax.models.layers import cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.layers import REMAT_POLICIES, cast, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig
 from vlaa_jax.models.qwen2_5_vl.rope import language_angles, rotate
 
@@ -73,20 +73,21 @@ class LanguageModel(nnx.Module):
         """`[3, ...]` positions to `[..., H / 2]` rotary angles."""
         return language_angles(positions, self.config.mrope_section, self.config.head_width, self.config.rope_theta)
 
-    def __call__(self, x: jax.Array, positions: jax.Array, mask: Mask) -> jax.Array:
+    def __call__(self, x: jax.Array, positions: jax.Array, mask: Mask, remat: str = "layer") -> jax.Array:
         """All tokens at once, as in training.
 
         Args:
           x: `[B, T, D]` embeddings.
           positions: `[3, B, T]`.
           mask: who sees whom.
+          remat: what a layer saves, a key of `REMAT_POLICIES`.
 
         Returns:
           `[B, T, D]` hidden states after the last norm.
         """
         angles = self.angles(positions)
 
-        @jax.checkpoint
+        @REMAT_POLICIES[remat]
         def step(h: jax.Array, layer: DecoderLayer) -> tuple[jax.Array, None]:
             return layer(h, angles, lambda q, k, v: attention(q, k, v, mask), self.config.norm_epsilon), None
 

@@ -43,6 +43,7 @@ class Qwen2_5_VL(nnx.Module):
         features: jax.Array | None = None,
         feature_index: jax.Array | None = None,
         dtype: jnp.dtype = jnp.float32,
+        remat: str = "layer",
     ) -> jax.Array:
         """Hidden states of all tokens.
 
@@ -52,8 +53,9 @@ class Qwen2_5_VL(nnx.Module):
           mask: who sees whom.
           features, feature_index: see `embed`.
           dtype: compute dtype.
+          remat: what a layer saves, a key of `REMAT_POLICIES`.
 
         Returns:
           `[B, T, D]`; logits are `states @ head.T` (`language.head`, `[V, D]`).
         """
-        return self.language(self.embed(tokens, features, feature_index, dtype), positions, mask)
+        return self.language(self.embed(tokens, features, feature_index, dtype), positions, mask, remat)

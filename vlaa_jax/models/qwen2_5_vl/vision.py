@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.attention import Segments, attention
-from vlaa_jax.models.layers import cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.layers import REMAT_POLICIES, cast, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import VisionConfig
 from vlaa_jax.models.qwen2_5_vl.rope import rotate, vision_angles
 from vlaa_jax.processing.vision_plan import VisionArrays
@@ -35,9 +35,9 @@ class VisionBlock(nnx.Module):
     def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array, epsilon: float) -> jax.Array:
         """One block (weights without the leading axis) on `[B, T, D]`; attention stays inside `segments` `[B, T]`."""
         h = rms_norm(x, self.norm1, epsilon)
-        qkv = jnp.einsum("BTD,DcNH->cBTNH", h, cast(self.qkv, h)) + cast(self.qkv_bias, h)[:, None, None]
-        q, k = rotate(qkv[0], angles), rotate(qkv[1], angles)
-        mixed = attention(q, k, qkv[2], Segments(segments))
+        qkv = jnp.einsum("BTD,DcNH->BTcNH", h, cast(self.qkv, h)) + cast(self.qkv_bias, h)
+        q, k = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
+        mixed = attention(q, k, qkv[:, :, 2], Segments(segments))
         x = x + jnp.einsum("BTNH,NHD->BTD", mixed, cast(self.output, x)) + cast(self.output_bias, x)
         h = rms_norm(x, self.norm2, epsilon)
         gate = jax.nn.silu(h @ cast(self.gate, h) + cast(self.gate_bias, h))
@@ -59,12 +59,13 @@ class VisionTower(nnx.Module):
         self.merger_out = weights(rngs, (joined, config.output_width), joined)
         self.merger_out_bias = zeros((config.output_width,))
 
-    def __call__(self, vision: VisionArrays, dtype: jnp.dtype) -> jax.Array:
+    def __call__(self, vision: VisionArrays, dtype: jnp.dtype, remat: str = "layer") -> jax.Array:
         """Features of every merged slot.
 
         Args:
           vision: patches of each row, laid out window by window.
           dtype: compute dtype.
+          remat: what a block saves, a key of `REMAT_POLICIES`.
 
         Returns:
           `[B, W * M / merge^2, D]`; slots of padding hold numbers that nothing reads.
@@ -82,7 +83,7 @@ class VisionTower(nnx.Module):
             shape = full_shape if full else window_shape
             segments = (inside_frame if full else inside_window).reshape(shape)
             turned = angles.reshape(*shape, -1)
-            step = jax.checkpoint(lambda h, block: (block(h, turned, segments, config.norm_epsilon), None))
+            step = REMAT_POLICIES[remat](lambda h, block: (block(h, turned, segments, config.norm_epsilon), None))
             return jax.lax.scan(step, x.reshape(*shape, -1), blocks)[0]
 
         kinds = [layer in config.full_attention_layers for layer in range(config.depth)]

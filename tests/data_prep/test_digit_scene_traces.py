@@ -1,0 +1,117 @@
+"""Traces of digit scenes: what is written is true, and false or repeated steps are found."""
+
+import dataclasses
+import itertools
+import re
+
+import pytest
+
+from data_prep.digit_scenes import builder, traces
+from vlaa_jax.processing.records import Record
+
+pytestmark = pytest.mark.quick
+
+
+def record(kind="sum", verifier="math", answer="19", choices=(), value=None, pictures=None):
+    """7 top left, 9 top left, 3 centre, unless other pictures are given."""
+    pictures = pictures or [[(7, "top left"), (9, "top left"), (3, "centre")]]
+    box = iter(range(100))
+    glyphs = [
+        [{"index": 0, "value": v, "place": place, "box": [next(box), 0, 30, 30]} for v, place in picture]
+        for picture in pictures
+    ]
+    metadata = {"kind": kind, "value": value, "glyphs": glyphs}
+    return Record("r", (b"",) * len(pictures), "?", answer, verifier, choices, metadata=metadata)
+
+
+def test_traces_of_every_kind_are_true_and_numbered():
+    split = dataclasses.replace(builder.SPLITS["sft"], records=360, digits=(2, 9), enumerate_share=1.0)
+    kinds = set()
+    for example in builder.draw_split("traces", split, 0):
+        lines = example.trace.split("\n")
+        assert [line.split(": ")[0] for line in lines] == [f"Step {k}" for k in range(1, len(lines) + 1)]
+        checks = traces.check_trace(example, example.trace)
+        assert checks == [True] * len(lines), example
+        # The digits come first, in reading order; something is concluded from them.
+        glyphs = list(itertools.chain.from_iterable(example.metadata["glyphs"]))
+        for glyph, line in zip(glyphs, lines, strict=False):
+            assert line.endswith(f": {glyph['value']} {glyph['place']}")
+        assert len(lines) > len(glyphs)
+        kinds.add(example.metadata["kind"])
+    assert len(kinds) == 12
+
+
+def test_the_last_steps_lead_to_the_answer():
+    """An enumerating trace ends with the answer itself, or with the glyph or fraction that it is read from."""
+    split = dataclasses.replace(builder.SPLITS["sft"], records=240, enumerate_share=1.0)
+    for example in builder.draw_split("traces", split, 1):
+        last = example.trace.split("\n")[-1].split(": ", 1)[1]
+        match example.metadata["kind"]:
+            case "count_value" | "count_above":
+                assert last == f"count {example.answer}"
+            case "sum":
+                assert last.endswith(f"={example.answer}")
+            case "range":
+                assert last.endswith(f"={example.answer}")
+            case "largest" | "position" | "compare_sums":
+                assert last.endswith(f" is {example.answer}")
+            case "which_appear":
+                assert re.findall(r"([A-D]) \d yes", example.trace) == example.answer.split(",")
+
+
+def test_a_direct_trace_has_no_steps():
+    split = dataclasses.replace(builder.SPLITS["sft"], records=12, enumerate_share=0.0)
+    for example in builder.draw_split("traces", split, 0):
+        assert example.trace == "I can answer at once."
+        assert traces.check_trace(example, example.trace) == []
+
+
+def check(example, *facts):
+    return traces.check_trace(example, "\n".join(f"Step {k}: {fact}" for k, fact in enumerate(facts, 1)))
+
+
+def test_enumeration():
+    assert check(record(), "7 top left", "9 top left", "3 centre") == [True, True, True]
+    assert check(record(), "9 top left", "7 top left") == [True, True]
+    assert check(record(), "7 centre", "8 top left", "7 top") == [False, False, False]
+    assert check(record(), "7 top left", "7 top left") == [True, False]
+    twins = record(pictures=[[(7, "left"), (7, "left")]])
+    assert check(twins, "7 left", "7 left", "7 left") == [True, True, False]
+    pair = record(pictures=[[(7, "left")], [(8, "left")]])
+    assert check(pair, "picture 1: 7 left", "picture 2: 7 left", "picture 2: 8 left") == [True, False, True]
+    assert check(record(), "picture 2: 7 top left") == [False]
+
+
+def test_running_sum():
+    assert check(record(), "7+9=16", "16+3=19") == [True, True]
+    assert check(record(), "3+9=12", "12+7=19") == [True, True]
+    assert check(record(), "7+9=15", "15+3=18") == [False, False]  # built on a wrong step
+    assert check(record(), "7+7=14") == [False]  # there is one 7
+    assert check(record(), "7+9=16", "16+9=25") == [True, False]
+    assert check(record(), "7+2=9") == [False]
+    assert check(record(), "7+9=16", "3+16=19") == [True, None]
+    pair = record(pictures=[[(7, "left"), (2, "top")], [(8, "left"), (1, "top")]])
+    assert check(pair, "picture 1: 7+2=9", "picture 2: 8+1=9", "9=9", "9>9", "8<9") == [True, True, True, False, False]
+
+
+def test_conclusions():
+    count = record("count_above", "digit", "2", value=5)
+    assert check(count, "above 5: 7, 9", "above 5: 9, 7", "above 5: 7", "above 5: none") == [True, True, False, False]
+    assert check(count, "equal to 7: 7", "equal to 8: none", "equal to 7: none") == [True, True, False]
+    assert check(count, "count 2", "count 3") == [True, False]
+    assert check(record(), "count 19") == [False]  # the question is not about a number of digits
+    assert check(record(), "even: none", "even: 3", "0 of 3", "1 of 3", "0 of 4") == [True, False, True, False, False]
+    assert check(record(), "largest 9", "smallest 3", "9-3=6") == [True, True, True]
+    assert check(record(), "largest 7", "smallest 7", "9-7=2", "9-3=5") == [False] * 4
+    assert check(record(), "the only 7: top left", "the only 7: centre", "the only 8: top") == [True, False, False]
+    assert check(record(), "3 digits", "4 digits") == [True, False]
+    options = record("which_appear", "mcq", "A", choices=("7", "8"))
+    assert check(options, "A 7 yes", "B 8 no") == [True, True]
+    assert check(options, "A 7 no", "B 8 yes", "A 8 no", "C 7 yes") == [False] * 4
+    assert check(options, "7 is A", "8 is A", "8 is C") == [True, False, False]
+
+
+def test_unknown_forms_are_none_and_other_lines_are_left_out():
+    text = "Let me see.\n  Step 1: 7 top left \nStep 1: lots of digits\n\nStep 12: 3 top\nstep 4: 3 centre"
+    assert traces.check_trace(record(), text) == [True, None, False]
+    assert traces.check_trace(record(), "") == []

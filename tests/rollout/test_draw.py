@@ -1,0 +1,97 @@
+"""One token from logits: against sorted definitions and against the softmax itself."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.rollout.draw import Sampling, draw
+from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
+
+
+def naive_kept(logits, sampling):
+    """Boolean row: which tokens may be drawn, by sorting."""
+    order = sorted(range(len(logits)), key=lambda i: -logits[i])
+    order = [i for i in order if i not in sampling.banned_tokens]
+    if sampling.top_k:
+        order = order[: sampling.top_k]
+    weights = np.exp(np.asarray([logits[i] for i in order], np.float64) / sampling.temperature)
+    before = np.cumsum(weights) / weights.sum() - weights / weights.sum()
+    kept = np.zeros(len(logits), bool)
+    kept[[i for i, mass in zip(order, before, strict=True) if mass < sampling.top_p]] = True
+    return kept
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        Sampling(),
+        Sampling(temperature=0.7, banned_tokens=(3, 900)),
+        Sampling(temperature=1.3, top_k=7),
+        Sampling(top_p=0.6, banned_tokens=(0,)),
+        Sampling(temperature=0.8, top_k=20, top_p=0.9),
+    ],
+)
+def test_frequencies_pass_chi_square_against_the_softmax(sampling):
+    rng = np.random.default_rng(0)
+    vocabulary, draws = 1000, 40_000
+    logits = (2 * rng.standard_normal(vocabulary)).astype(np.float32)
+    numbers = ((np.arange(draws) + rng.random()) / draws).astype(np.float32)
+    rng.shuffle(numbers)
+    out = jax.jit(lambda u: draw(jnp.broadcast_to(jnp.asarray(logits), (draws, vocabulary)), u, sampling))(numbers)
+    tokens = np.asarray(out.tokens)
+    kept = naive_kept(logits.tolist(), sampling)
+    weights = np.where(kept, np.exp(logits.astype(np.float64) / sampling.temperature), 0)
+    expected = weights / weights.sum()
+    counts = np.bincount(tokens, minlength=vocabulary)
+    assert not counts[~kept].any()
+    # Evenly spread numbers: every frequency is within a few draws of its probability, far below chi-square noise.
+    assert np.abs(counts - draws * expected).max() < 3
+    full = np.exp(logits.astype(np.float64) / sampling.temperature)
+    np.testing.assert_allclose(out.sampled_log_probability, np.log(expected[tokens]), atol=1e-4)
+    np.testing.assert_allclose(out.log_probability, np.log(full / full.sum())[tokens], atol=1e-4)
+
+
+@pytest.mark.quick
+def test_greedy_takes_the_most_likely_allowed_token():
+    logits = jnp.asarray([[1.0, 5.0, 3.0]])
+    out = draw(logits, jnp.zeros(1), Sampling(temperature=0, banned_tokens=(1,)))
+    assert out.tokens.tolist() == [2]
+    np.testing.assert_allclose(out.log_probability, [3 - np.log(np.exp([1, 5, 3]).sum())], rtol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=700),
+    st.floats(0, 1, exclude_max=True, width=32),
+    st.integers(0, 5),
+)
+def test_a_drawn_token_always_has_probability(logits, number, top_k):
+    row = np.asarray(logits, np.float32)
+    out = draw(jnp.asarray(row), jnp.float32(number), Sampling(top_k=top_k))
+    token = int(out.tokens)
+    assert 0 <= token < len(row)
+    assert np.exp(row[token] - row.max()) > 0
+    assert np.isfinite(out.sampled_log_probability)
+
+
+@pytest.mark.quick
+def test_numbers_depend_on_the_name_alone():
+    draws = split_draws(np.asarray([5, 2**32 + 5, 7]))
+    keys = row_keys(1, 0, jnp.asarray(draws), 4)
+    together = np.asarray(uniforms(keys, 3))
+    alone = np.asarray(uniforms(row_keys(1, 0, jnp.asarray(draws[2:]), 2), 3))
+    np.testing.assert_array_equal(together[2:, :2], alone)
+    others = [uniforms(row_keys(2, 0, jnp.asarray(draws), 4), 3), uniforms(row_keys(1, 1, jnp.asarray(draws), 4), 3)]
+    everything = np.concatenate([together.ravel(), *map(np.ravel, others), np.ravel(uniforms(keys, 4))])
+    assert len(np.unique(everything)) == everything.size
+
+
+@pytest.mark.parametrize("field", [{"temperature": -1}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.5}])
+def test_impossible_distributions_are_refused(field):
+    with pytest.raises(InputError, match=next(iter(field))):
+        Sampling(**field)

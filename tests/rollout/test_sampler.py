@@ -1,0 +1,127 @@
+"""The group sampler against a naive one that replicates the prompt and runs every token anew."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracle
+import pytest
+from flax import nnx
+
+from vlaa_jax.models.attention import Causal
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.objectives.log_probabilities import token_log_probabilities
+from vlaa_jax.processing.batches import pad_prompts
+from vlaa_jax.processing.encode import EncodedPrompt
+from vlaa_jax.processing.positions import mrope_positions
+from vlaa_jax.processing.vision_plan import WindowGeometry, plan
+from vlaa_jax.rollout.draw import Sampling, draw
+from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
+from vlaa_jax.rollout.sampler import decode, prefill, sampling_weights
+
+
+@dataclasses.dataclass
+class Case:
+    model: Qwen2_5_VL
+    prompts: list[EncodedPrompt]
+    rows: object
+
+
+def make_case(seed=0, grids=([(1, 6, 10)], [], [(1, 4, 4), (1, 2, 8)])) -> Case:
+    rng = np.random.default_rng(seed)
+    config = oracle.draw_config(rng)
+    model = Qwen2_5_VL(config, nnx.Rngs(seed))
+    model = jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 2 else leaf, model)
+    geometry = WindowGeometry(config.vision.merge, config.vision.window_units)
+    prompts = []
+    for image_grids in grids:
+        tokens, patches = oracle.random_row(rng, config, image_grids)
+        vision, slots = plan(patches, image_grids, geometry)
+        index = np.full(len(tokens), -1, np.int32)
+        index[tokens == oracle.IMAGE] = slots
+        positions = mrope_positions(tokens == oracle.IMAGE, image_grids, merge=config.vision.merge)
+        prompts.append(EncodedPrompt(tokens.astype(np.int32), positions, index, vision, ()))
+    length = max(len(prompt.tokens) for prompt in prompts) + 3
+    return Case(model, prompts, pad_prompts(prompts, length, max(len(p.vision.frames) for p in prompts) + 1))
+
+
+def rollout(case, sampling, *, group=4, new_tokens=12, seed=3, draws=(10, 11, 2**33), rows=None):
+    weights = sampling_weights(case.model, jnp.float32)
+    prefix = prefill(weights, case.rows if rows is None else rows)
+    names = jnp.asarray(split_draws(np.asarray(draws)))
+    return decode(weights, prefix, seed, 0, names, group=group, new_tokens=new_tokens, sampling=sampling)
+
+
+def naive_logits(model, prompt, completion):
+    """Logits `[len(completion) + 1, V]` that predict each next token, by one full forward pass."""
+    tokens = np.concatenate([prompt.tokens, completion]).astype(np.int32)
+    after = prompt.positions.max() + 1 + np.arange(len(completion))
+    positions = np.concatenate([prompt.positions, np.broadcast_to(after, (3, len(completion)))], axis=1)
+    index = np.concatenate([prompt.feature_index, np.full(len(completion), -1)])
+    rows = pad_prompts([dataclasses.replace(prompt, tokens=tokens, positions=positions, feature_index=index)], 64, 20)
+    features = model.vision(rows.vision, jnp.float32)
+    states = model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index)
+    return (states[0] @ model.language.head[...].T)[len(prompt.tokens) - 1 : len(tokens)]
+
+
+@pytest.mark.parametrize(
+    "sampling", [Sampling(0.8, 0, 1.0, (11, 12), (7, 8)), Sampling(1.0, 50, 0.95, (11,), (7, 8)), Sampling(0.0)]
+)
+def test_equals_a_naive_sampler_with_the_same_bits(sampling):
+    case = make_case()
+    out = jax.tree.map(np.asarray, rollout(case, sampling))
+    draws = (10, 11, 2**33)
+    keys = row_keys(3, 0, jnp.asarray(split_draws(np.asarray(draws))), 4)
+    forward = jax.jit(lambda prompt_tokens: prompt_tokens)
+    del forward
+    for b, prompt in enumerate(case.prompts):
+        for g in range(2):
+            completion = []
+            for t in range(int(out.lengths[b, g])):
+                logits = naive_logits(case.model, prompt, np.asarray(completion, np.int32))[-1]
+                expected = draw(logits, uniforms(keys[b, g : g + 1], t)[0], sampling)
+                assert int(expected.tokens) == out.tokens[b, g, t], (b, g, t)
+                np.testing.assert_allclose(out.log_probability[b, g, t], expected.log_probability, atol=1e-4)
+                np.testing.assert_allclose(
+                    out.sampled_log_probability[b, g, t], expected.sampled_log_probability, atol=1e-4
+                )
+                completion.append(int(expected.tokens))
+    assert not (np.isin(out.tokens, sampling.banned_tokens) & (np.arange(12) < out.lengths[..., None])).any()
+
+
+def test_log_probabilities_equal_a_fresh_forward_pass():
+    case = make_case(5)
+    out = jax.tree.map(np.asarray, rollout(case, Sampling(0.7, end_tokens=(20, 21, 22))))
+    for b, prompt in enumerate(case.prompts):
+        for g in range(4):
+            tokens = out.tokens[b, g, : out.lengths[b, g]]
+            logits = naive_logits(case.model, prompt, tokens)[:-1]
+            vocabulary = logits.shape[-1]
+            fresh, _ = token_log_probabilities(logits, jnp.eye(vocabulary), jnp.asarray(tokens), temperature=0.7)
+            np.testing.assert_allclose(out.log_probability[b, g, : len(tokens)], fresh, atol=1e-4)
+
+
+@pytest.mark.quick
+def test_rows_end_at_any_end_token_and_stay_ended():
+    case = make_case(1)
+    out = jax.tree.map(np.asarray, rollout(case, Sampling(3.0, end_tokens=tuple(range(100))), new_tokens=16))
+    assert 1 < out.lengths.min() + 1 and out.lengths.max() < 16
+    for tokens, length, ended in zip(out.tokens.reshape(-1, 16), out.lengths.ravel(), out.ended.ravel(), strict=True):
+        assert ended and tokens[length - 1] < 100 and (tokens[: length - 1] >= 100).all()
+        assert not tokens[length:].any()
+    assert not out.log_probability[np.arange(16) >= out.lengths[..., None]].any()
+
+
+def test_samples_do_not_depend_on_the_batch_or_the_group():
+    """One record four times gives four different groups; alone, in company or with fewer samples it gives the same."""
+    case = make_case(2, grids=([(1, 4, 6)],) * 4)
+    case.prompts = [case.prompts[0]] * 4
+    sampling = Sampling(1.0, end_tokens=(11,))
+    rows = pad_prompts(case.prompts, 24, 8)
+    together = np.asarray(rollout(case, sampling, draws=(0, 1, 2, 3), rows=rows).tokens)
+    assert len({tokens.tobytes() for tokens in together}) == 4
+    alone = pad_prompts(case.prompts[:1], 40, 9)
+    for name in range(4):
+        single = np.asarray(rollout(case, sampling, draws=(name,), rows=alone, group=2).tokens)
+        np.testing.assert_array_equal(single[0], together[name, :2])

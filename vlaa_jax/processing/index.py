@@ -1,0 +1,135 @@
+"""The index of a shard set: sizes of every record and, for those that cannot be used, why.
+
+Built once with a progress bar and cached by content, tokenizer, prompt and pixel limits. Buckets, packing and skips are
+functions of it, so the data set itself stays random-access and its position is one integer.
+"""
+
+import collections
+import concurrent.futures
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Callable
+
+import numpy as np
+import tqdm
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.processing.conversation import completion_text
+from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.processing.images import decode
+from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource
+
+_FORMAT = 1  # of the cached file
+
+
+@dataclasses.dataclass(frozen=True)
+class Index:
+    """One row a record.
+
+    Attributes:
+      prompt: prompt tokens, images expanded.
+      windows: vision windows.
+      completion: tokens of the reference completion with its end token.
+      verifier: place in `VERIFIERS`.
+      ids: record ids.
+      problems: why the record cannot be used; '' for a good one.
+    """
+
+    prompt: np.ndarray
+    windows: np.ndarray
+    completion: np.ndarray
+    verifier: np.ndarray
+    ids: np.ndarray
+    problems: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def good(self) -> np.ndarray:
+        """Places of the records that can be used."""
+        return np.flatnonzero(self.problems == "")
+
+    def report(self, limit: int = 5) -> str:
+        """One sentence on what is skipped, '' when nothing is."""
+        bad = np.flatnonzero(self.problems != "")
+        if not len(bad):
+            return ""
+        shown = "; ".join(f"{self.ids[i]}: {self.problems[i]}" for i in bad[:limit])
+        return f"{len(bad)} of {len(self)} records cannot be used ({shown}{'; ...' if len(bad) > limit else ''})"
+
+
+def cache_folder() -> pathlib.Path:
+    """Where indices and demo shards are kept: `$VLAA_JAX_CACHE`, else `~/.cache/vlaa_jax`."""
+    return pathlib.Path(os.environ.get("VLAA_JAX_CACHE", "~/.cache/vlaa_jax")).expanduser()
+
+
+def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record], None]) -> Index:
+    """Reads every record once, or the cached result.
+
+    Args:
+      source: the records.
+      encoder: decides token counts and window counts.
+      check: raises `InputError` for a record whose gold its verifier cannot read.
+    """
+    path = cache_folder() / f"index-{_key(source, encoder)}.npz"
+    if path.exists():
+        with np.load(path) as stored:
+            return Index(**{name: stored[name] for name in stored.files})
+
+    def row(position: int) -> tuple[int, int, int, int, str, str]:
+        record = source[position]
+        verifier = VERIFIERS.index(record.verifier) if record.verifier in VERIFIERS else -1
+        try:
+            if verifier < 0:
+                raise InputError(f"verifier {record.verifier!r}, expected one of {', '.join(VERIFIERS)}")
+            for image in record.images:
+                decode(image)
+            prompt, windows = encoder.sizes(record)
+            check(record)
+            completion = len(encoder.completion(completion_text(record.trace, record.answer)))
+        except InputError as error:
+            return 0, 0, 0, verifier, record.id, str(error)
+        return prompt, windows, completion, verifier, record.id, ""
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        rows = pool.map(row, range(len(source)))
+        columns = list(zip(*tqdm.tqdm(rows, total=len(source), desc="reading records", leave=False), strict=True))
+    integers = [np.asarray(column, np.int32) for column in columns[:4]]
+    index = Index(*integers, ids=np.asarray(columns[4]), problems=np.asarray(columns[5]))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}.partial.npz")
+    np.savez(temporary, **dataclasses.asdict(index))
+    temporary.replace(path)
+    return index
+
+
+def usable(index: Index, keep: np.ndarray, reason: str) -> Index:
+    """The index with the records outside `keep` (booleans) marked unusable for `reason`."""
+    problems = np.where((index.problems == "") & ~keep, reason, index.problems)
+    return dataclasses.replace(index, problems=problems)
+
+
+def count_by_verifier(index: Index) -> dict[str, int]:
+    """Usable records of each verifier."""
+    counts = collections.Counter(index.verifier[index.good].tolist())
+    return {name: counts[place] for place, name in enumerate(VERIFIERS) if counts[place]}
+
+
+def _key(source: RecordSource, encoder: Encoder) -> str:
+    images = encoder.images
+    parts = [
+        _FORMAT,
+        source.fingerprint,
+        encoder.tokenizer.sha256,
+        encoder.prompt.sha256(encoder.tokenizer.chat_template),
+        images.min_pixels,
+        images.max_pixels,
+        images.factor,
+        dataclasses.astuple(encoder.geometry),
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,107 @@
+"""The open-ended verifier: how much better than the reference a scorer finds the answer.
+
+    R = 1 - exp(-beta * (S(answer) - S(reference)))   if S(answer) > S(reference), else 0
+
+(VLAA-Thinking, section 4.1.) The paper does not state beta. It belongs to the scorer, because it depends on the range
+of S: 0.2 for unbounded logits in the public code that the paper builds on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import math
+import weakref
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.rewards.verdict import Verdict
+
+if TYPE_CHECKING:
+    from vlaa_jax.processing.records import Record
+
+
+class Scorer(Protocol):
+    """Judges one answer by itself; it never sees the reference.
+
+    Attributes:
+      beta: steepness of the reward, above 0.
+      scale: the range of S in words, for reports ("facts, about -3 to 8").
+    """
+
+    beta: float
+    scale: str
+
+    def __call__(self, example: Record, answer: str) -> float:
+        """S of the answer to the example's question: finite, higher is better. The same inputs give the same number."""
+
+
+def load_scorer(name: str) -> Scorer:
+    """Makes the scorer `package.module:ClassName`, called without arguments. Raises InputError."""
+    module_name, colon, class_name = name.partition(":")
+    if not (module_name and colon and class_name):
+        raise InputError(f"scorer {name!r} is not of the form package.module:ClassName")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"scorer {name!r}: cannot import {module_name} ({error})") from error
+    if not hasattr(module, class_name):
+        raise InputError(f"scorer {name!r}: module {module_name} has no {class_name}")
+    scorer = getattr(module, class_name)()
+    _check(scorer, name)
+    return scorer
+
+
+def require_scorer(verifiers: Iterable[str], scorer: Scorer | None) -> None:
+    """Raises InputError when open-ended records are to be scored and nothing can score them."""
+    if scorer is None and "open_ended" in set(verifiers):
+        raise InputError(
+            "open-ended records need a scorer; either set config.rewards.scorer to 'package.module:ClassName', "
+            "or train on rule-based records only (preset suffix ',rules')"
+        )
+
+
+def judge(answer: str, reference: str, example: Record, scorer: Scorer) -> Verdict:
+    """The reward above. The reference is scored once per record and scorer."""
+    _check(scorer, type(scorer).__name__)
+    known = _references(scorer)
+    key = (example.id, hashlib.sha256(reference.encode()).digest())
+    if key not in known:
+        known[key] = _score(scorer, example, reference)
+    ours, theirs = _score(scorer, example, answer), known[key]
+    better = ours > theirs
+    return Verdict(
+        valid=True,
+        normal_form=f"{ours:.6g} against {theirs:.6g}",
+        rule="better" if better else "not_better",
+        score=1 - math.exp(-scorer.beta * (ours - theirs)) if better else 0.0,
+    )
+
+
+def _check(scorer: Scorer, name: str) -> None:
+    beta = getattr(scorer, "beta", None)
+    if not isinstance(beta, int | float) or not math.isfinite(beta) or beta <= 0:
+        raise InputError(f"scorer {name!r}: beta is {beta!r}, expected a finite number above 0")
+    if not isinstance(getattr(scorer, "scale", None), str):
+        raise InputError(f"scorer {name!r}: scale must say the range of its scores in words")
+    if not callable(scorer):
+        raise InputError(f"scorer {name!r} cannot be called with (example, answer)")
+
+
+def _score(scorer: Scorer, example: Record, answer: str) -> float:
+    value = float(scorer(example, answer))
+    if not math.isfinite(value):
+        raise InputError(f"scorer {type(scorer).__name__} gave {value} for {answer[:80]!r}, expected a finite number")
+    return value
+
+
+_known: dict[int, dict[tuple[str, bytes], float]] = {}
+
+
+def _references(scorer: Scorer) -> dict[tuple[str, bytes], float]:
+    """S of each reference, by (record id, hash of its text); forgotten together with the scorer."""
+    if id(scorer) not in _known:
+        _known[id(scorer)] = {}
+        weakref.finalize(scorer, _known.pop, id(scorer))
+    return _known[id(scorer)]

@@ -1,0 +1,126 @@
+"""Drawing one token a row from logits: temperature, top-k, top-p, tokens that may never occur."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from vlaa_jax.errors import InputError
+
+_BLOCK = 256  # tokens whose probabilities are summed before any of them is looked at
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """The distribution that tokens are drawn from. Hashable: a static argument of the programs.
+
+    Attributes:
+      temperature: divides the logits; 0 takes the most likely token.
+      top_k: keep the k most likely tokens; 0 keeps all.
+      top_p: then keep the fewest most likely tokens whose probabilities reach p; 1 keeps all.
+      end_tokens: ids that end a completion.
+      banned_tokens: ids that are never drawn (image and video placeholders: a drawn one would claim features that do
+        not exist).
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    end_tokens: tuple[int, ...] = ()
+    banned_tokens: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise InputError(f"temperature is {self.temperature}: expected 0 or more")
+        if self.top_k < 0:
+            raise InputError(f"top_k is {self.top_k}: expected 0 (all tokens) or more")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"top_p is {self.top_p}: expected a number above 0, at most 1")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """Tokens and their log-probabilities, `[...]` each.
+
+    Attributes:
+      tokens: drawn ids.
+      log_probability: under the full vocabulary at the sampling temperature (temperature 1 when greedy): what the
+        policy's, old and reference log-probabilities mean everywhere.
+      sampled_log_probability: under the distribution that was truly drawn from, after bans and truncation.
+    """
+
+    tokens: jax.Array
+    log_probability: jax.Array
+    sampled_log_probability: jax.Array
+
+
+def draw(logits: jax.Array, uniforms: jax.Array, sampling: Sampling) -> Drawn:
+    """Draws by inverse CDF in two levels: sums of vocabulary blocks, then inside one block.
+
+    Neither a sort of the vocabulary nor noise over it is needed: one uniform number a row decides.
+
+    Args:
+      logits: `[..., V]` float32.
+      uniforms: `[...]` in [0, 1); not read when greedy.
+      sampling: the distribution.
+    """
+    scaled = logits / (sampling.temperature or 1.0)
+    banned = jnp.asarray(sampling.banned_tokens, jnp.int32)
+    allowed = scaled.at[..., banned].set(-jnp.inf) if sampling.banned_tokens else scaled
+    normaliser = jax.nn.logsumexp(scaled, axis=-1)
+    if sampling.temperature == 0:
+        tokens = jnp.argmax(allowed, axis=-1)
+        zeros = jnp.zeros(tokens.shape, jnp.float32)
+        return Drawn(tokens, _at(scaled, tokens) - normaliser, zeros)
+    kept = _truncate(allowed, sampling)
+    tokens, total = _inverse_cdf(kept, uniforms)
+    chosen = _at(scaled, tokens)
+    largest = jnp.max(kept, axis=-1)
+    return Drawn(tokens, chosen - normaliser, chosen - largest - jnp.log(total))
+
+
+def _inverse_cdf(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Tokens `[...]`, and the sum of `exp(logit - largest)` over the row."""
+    weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+    size = min(_BLOCK, logits.shape[-1])
+    padding = -logits.shape[-1] % size
+    blocks = jnp.pad(weights, [(0, 0)] * (weights.ndim - 1) + [(0, padding)])
+    blocks = blocks.reshape(*weights.shape[:-1], -1, size)
+    sums = jnp.sum(blocks, axis=-1)
+    block, before, total = _first_above(sums, lambda total: uniforms * total)
+    inside = jnp.take_along_axis(blocks, block[..., None, None], axis=-2)[..., 0, :]
+    place, _, _ = _first_above(inside, lambda _: uniforms * total - before)
+    return block * size + place, total
+
+
+def _first_above(weights: jax.Array, target) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """First place whose running sum exceeds the target, the sum before it, and the whole sum.
+
+    Rounding may put the target at or beyond the whole sum: then it is the last place that has any weight.
+    """
+    running = jnp.cumsum(weights, axis=-1)
+    total = running[..., -1]
+    places = jnp.arange(weights.shape[-1])
+    last = jnp.max(jnp.where(weights > 0, places, 0), axis=-1)
+    # A place without weight never is the first above, so it is never chosen.
+    above = (running > target(total)[..., None]) & (weights > 0)
+    place = jnp.where(jnp.any(above, axis=-1), jnp.argmax(above, axis=-1), last)
+    return place, _at(running, place) - _at(weights, place), total
+
+
+def _truncate(logits: jax.Array, sampling: Sampling) -> jax.Array:
+    if sampling.top_k and sampling.top_k < logits.shape[-1]:
+        threshold = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
+        logits = jnp.where(logits >= threshold, logits, -jnp.inf)
+    if sampling.top_p < 1:
+        ordered = jnp.sort(logits, axis=-1, descending=True)
+        probability = jax.nn.softmax(ordered, axis=-1)
+        before = jnp.cumsum(probability, axis=-1) - probability
+        threshold = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
+        logits = jnp.where(logits >= threshold, logits, -jnp.inf)
+    return logits
+
+
+def _at(values: jax.Array, places: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(values, places[..., None], axis=-1)[..., 0]

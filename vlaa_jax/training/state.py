@@ -1,0 +1,60 @@
+"""What training changes: trainable weights, optimizer state, number of updates."""
+
+import dataclasses
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+
+Tree = TypeVar("Tree")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """One policy in training.
+
+    Attributes:
+      trainable: the model with None in place of every frozen weight.
+      frozen: the model with None in place of every trainable weight.
+      optimizer: optax state of the trainable weights alone.
+      updates: optimizer updates done so far.
+    """
+
+    trainable: Qwen2_5_VL
+    frozen: Qwen2_5_VL
+    optimizer: optax.OptState
+    updates: jax.Array
+
+    @property
+    def model(self) -> Qwen2_5_VL:
+        return combine(self.trainable, self.frozen)
+
+
+def create_state(model: Qwen2_5_VL, optimizer: optax.GradientTransformation, *, freeze_vision: bool) -> TrainState:
+    """A fresh state; a frozen vision tower gets no moments."""
+    trainable, frozen = partition(model, freeze_vision=freeze_vision)
+    return TrainState(trainable, frozen, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+
+def partition(model: Tree, *, freeze_vision: bool) -> tuple[Tree, Tree]:
+    """Splits a model into a trainable and a frozen tree of the same structure, None where the other has the weight."""
+
+    def keep(frozen: bool) -> Tree:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf if (freeze_vision and _is_vision(path)) == frozen else None, model
+        )
+
+    return keep(False), keep(True)
+
+
+def combine(trainable: Tree, frozen: Tree) -> Tree:
+    """The inverse of `partition`."""
+    return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
+
+
+def _is_vision(path: tuple) -> bool:
+    return jax.tree_util.keystr(path[:1], simple=True) == "vision"
