@@ -234,18 +234,16 @@ def test_place_gets_every_array_once_by_its_path(tmp_path):
 
 
 def test_a_new_model_opens_in_transformers(tmp_path):
-    for seed, tied in ((0, True), (1, False)):
-        config = oracle.draw_config(np.random.default_rng(seed), tied=tied)
-        model = jax.jit(lambda config=config: Qwen2_5_VL(config, nnx.Rngs(0)))()
-        directory = tmp_path / str(seed)
-        hf.save(model, directory, hf.new_layout(model, np.float32))
-        assert read_config(directory) == config
-        theirs, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, output_loading_info=True)
-        assert not any(report.values()), report
-        assert theirs.dtype == torch.float32
-        np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), np.asarray(model.language.head[...]))
-        same = jax.tree.map(lambda a, b: bool((a == b).all()), hf.load(directory), model)
-        assert jax.tree.all(same)
+    config = oracle.draw_config(np.random.default_rng(1), tied=False)
+    model = jax.jit(lambda: Qwen2_5_VL(config, nnx.Rngs(0)))()
+    hf.save(model, tmp_path / "a", hf.new_layout(model, np.float32))
+    assert read_config(tmp_path / "a") == config
+    theirs, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "a", output_loading_info=True)
+    assert not any(report.values()), report
+    assert theirs.dtype == torch.float32
+    np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), np.asarray(model.language.head[...]))
+    pairs = zip(jax.tree.leaves(hf.load(tmp_path / "a")), jax.tree.leaves(model), strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
 
 
 @pytest.mark.parametrize("name", ["model.visual.blocks.0.attn.qkv.bias", "visual.blocks.0.attn.qkv.bias"])
@@ -465,29 +463,33 @@ def test_a_source_that_is_gone_is_named(tmp_path):
 # --- memory ---
 
 MEASURE = r"""
-import re, resource, sys
+import re, sys
 from vlaa_jax.models.qwen2_5_vl import hf
 
-def peak():
-    if sys.platform == "darwin":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Linux hands a parent's ru_maxrss on to its child; this one starts anew.
-    return int(re.search(r"VmHWM:\s+(\d+) kB", open("/proc/self/status").read())[1]) * 1024
+def resident(kind):
+    return int(re.search(kind + r":\s+(\d+) kB", open("/proc/self/status").read())[1]) * 1024
+
+def growth(work):
+    open("/proc/self/clear_refs", "w").write("5")  # the peak so far is forgotten
+    start = resident("VmRSS")
+    result = work()
+    print(resident("VmHWM") - start)
+    return result
 
 small, large, copy = sys.argv[1:]
-hf.save(hf.load(small), copy + "-small", hf.read_layout(small))  # compilers and libraries are in memory now
-base = peak()
-model = hf.load(large)
-loaded = peak() - base
-hf.save(model, copy, hf.read_layout(large))
-print(loaded, peak() - base)
+hf.load(small)
+layout = hf.read_layout(large)
+model = growth(lambda: hf.load(large))
+hf.save(model, copy + "-first", layout)  # compiles its slices
+growth(lambda: hf.save(model, copy, layout))
 """
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of memory from /proc")
 def test_host_memory_is_bounded_by_one_shard_above_the_model(tmp_path):
     write(tmp_path / "small", Case(tied=True, sharded=True, dtype=torch.bfloat16))
     config = oracle.draw_config(np.random.default_rng(3), tied=True)
-    text = dataclasses.replace(config.text, vocabulary=20_000, width=384, mlp_width=8192, layers=5)
+    text = dataclasses.replace(config.text, vocabulary=20_000, width=384, mlp_width=4096, layers=10)
     text = dataclasses.replace(text, query_heads=12, key_value_heads=4, mrope_section=(4, 6, 6))
     config = dataclasses.replace(config, text=text, vision=dataclasses.replace(config.vision, output_width=384))
     torch.manual_seed(0)
@@ -496,7 +498,7 @@ def test_host_memory_is_bounded_by_one_shard_above_the_model(tmp_path):
     parameters = sum(parameter.numel() for parameter in theirs.parameters())
     del theirs
     shards = [path.stat().st_size for path in (tmp_path / "large").glob("*.safetensors")]
-    stack = 5 * 384 * 8192 * 4  # largest array of ours
+    stack = 10 * 384 * 4096 * 4  # largest array of ours
     mib = 2**20
     assert len(shards) > 5 and sum(shards) > 100 * mib and stack > 2 * max(shards)
     # glibc keeps freed blocks below a threshold that it raises by itself; the measurement wants them back.
@@ -509,11 +511,8 @@ def test_host_memory_is_bounded_by_one_shard_above_the_model(tmp_path):
         check=True,
     )
     loaded, saved = map(int, out.stdout.split())
-    print(loaded / mib, saved / mib)
-    bound = 4 * parameters + max(shards) + 16 * mib
-    assert 4 * parameters < loaded + 16 * mib, "the measurement does not see the model"
-    assert loaded <= bound, (loaded / mib, bound / mib)
-    assert saved <= bound, (saved / mib, bound / mib)
+    assert 4 * parameters < loaded <= 4 * parameters + max(shards) + 16 * mib, (loaded / mib, parameters / mib)
+    assert max(shards) / 2 < saved <= max(shards) + 16 * mib, (saved / mib, max(shards) / mib)
     assert contents(tmp_path / "copy") == contents(tmp_path / "large")
 
 

@@ -60,9 +60,14 @@ def naive_logits(model, prompt, completion):
     positions = np.concatenate([prompt.positions, np.broadcast_to(after, (3, len(completion)))], axis=1)
     index = np.concatenate([prompt.feature_index, np.full(len(completion), -1)])
     rows = pad_prompts([dataclasses.replace(prompt, tokens=tokens, positions=positions, feature_index=index)], 64, 20)
+    return _forward(model, rows)[len(prompt.tokens) - 1 : len(tokens)]
+
+
+@jax.jit
+def _forward(model, rows):
     features = model.vision(rows.vision, jnp.float32)
     states = model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index)
-    return (states[0] @ model.language.head[...].T)[len(prompt.tokens) - 1 : len(tokens)]
+    return states[0] @ model.language.head[...].T
 
 
 @pytest.mark.parametrize(
@@ -73,8 +78,6 @@ def test_equals_a_naive_sampler_with_the_same_bits(sampling):
     out = jax.tree.map(np.asarray, rollout(case, sampling))
     draws = (10, 11, 2**33)
     keys = row_keys(3, 0, jnp.asarray(split_draws(np.asarray(draws))), 4)
-    forward = jax.jit(lambda prompt_tokens: prompt_tokens)
-    del forward
     for b, prompt in enumerate(case.prompts):
         for g in range(2):
             completion = []

@@ -156,8 +156,8 @@ def check_checkpoint(directory: str, image: str | None = None, tolerance: float 
     Raises:
       InputError: torch is missing, not a checkpoint of this architecture, an unreadable image or tokenizer.
     """
-    _import_torch()
     hf.read_layout(directory)  # transformers would fill what is missing with random numbers
+    _import_torch()
     config = read_config(directory)
     rng = np.random.default_rng(0)
     rows = random_rows(config, rng)

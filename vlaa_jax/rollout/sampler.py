@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 
 from vlaa_jax.models.attention import Causal, attend, attention, merge
-from vlaa_jax.models.layers import cast
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.models.qwen2_5_vl.language import DecoderLayer
 from vlaa_jax.processing.batches import Rows
@@ -145,7 +144,7 @@ def decode(
     )
 
     def logits(states: jax.Array) -> jax.Array:
-        return jnp.matmul(states, cast(text.head, states).T, preferred_element_type=jnp.float32)
+        return jnp.matmul(states, text.head[...].T, preferred_element_type=jnp.float32)
 
     def record(out: Completions, step: jax.Array, drawn: Drawn) -> Completions:
         live = ~out.ended

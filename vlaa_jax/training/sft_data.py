@@ -63,7 +63,9 @@ class SFTData:
         order = np.random.default_rng([self._seed, epoch]).permutation(self._index.good)
         chosen = order[place * self._examples : (place + 1) * self._examples]
         lengths = self._index.prompt[chosen] + self._index.completion[chosen]
-        rows = assign_rows(lengths.tolist(), self._index.windows[chosen].tolist(), self._shape.length, self._shape.windows)
+        rows = assign_rows(
+            lengths.tolist(), self._index.windows[chosen].tolist(), self._shape.length, self._shape.windows
+        )
         encoded = [[self._example(int(chosen[i])) for i in row] for row in rows]
         size = self._shape.rows
         return SFTUpdate(

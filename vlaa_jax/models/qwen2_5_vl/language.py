@@ -3,11 +3,10 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.attention import Mask, attention
-from vlaa_jax.models.layers import REMAT_POLICIES, cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig
 from vlaa_jax.models.qwen2_5_vl.rope import language_angles, rotate
 
@@ -45,13 +44,13 @@ class DecoderLayer(nnx.Module):
           `[..., D]`.
         """
         h = rms_norm(x, self.attention_norm, epsilon)
-        q = jnp.einsum("...D,DNH->...NH", h, cast(self.query, h)) + cast(self.query_bias, h)
-        k = jnp.einsum("...D,DKH->...KH", h, cast(self.key, h)) + cast(self.key_bias, h)
-        v = jnp.einsum("...D,DKH->...KH", h, cast(self.value, h)) + cast(self.value_bias, h)
+        q = dense(h, self.query, self.query_bias)
+        k = dense(h, self.key, self.key_bias)
+        v = dense(h, self.value, self.value_bias)
         mixed = attend(rotate(q, angles), rotate(k, angles), v)
-        x = x + jnp.einsum("...NH,NHD->...D", mixed, cast(self.output, x))
+        x = x + dense(mixed, self.output, contracted=2)
         h = rms_norm(x, self.mlp_norm, epsilon)
-        return x + (jax.nn.silu(h @ cast(self.gate, h)) * (h @ cast(self.up, h))) @ cast(self.down, x)
+        return x + dense(jax.nn.silu(dense(h, self.gate)) * dense(h, self.up), self.down)
 
 
 class LanguageModel(nnx.Module):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from vlaa_jax.models.attention import Segments, attention
-from vlaa_jax.models.layers import REMAT_POLICIES, cast, ones, rms_norm, weights, zeros
+from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import VisionConfig
 from vlaa_jax.models.qwen2_5_vl.rope import rotate, vision_angles
 from vlaa_jax.processing.vision_plan import VisionArrays
@@ -35,14 +35,13 @@ class VisionBlock(nnx.Module):
     def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array, epsilon: float) -> jax.Array:
         """One block (weights without the leading axis) on `[B, T, D]`; attention stays inside `segments` `[B, T]`."""
         h = rms_norm(x, self.norm1, epsilon)
-        qkv = jnp.einsum("BTD,DcNH->BTcNH", h, cast(self.qkv, h)) + cast(self.qkv_bias, h)
+        qkv = dense(h, self.qkv, self.qkv_bias)
         q, k = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
         mixed = attention(q, k, qkv[:, :, 2], Segments(segments))
-        x = x + jnp.einsum("BTNH,NHD->BTD", mixed, cast(self.output, x)) + cast(self.output_bias, x)
+        x = x + dense(mixed, self.output, self.output_bias, contracted=2)
         h = rms_norm(x, self.norm2, epsilon)
-        gate = jax.nn.silu(h @ cast(self.gate, h) + cast(self.gate_bias, h))
-        up = h @ cast(self.up, h) + cast(self.up_bias, h)
-        return x + (gate * up) @ cast(self.down, x) + cast(self.down_bias, x)
+        gate = jax.nn.silu(dense(h, self.gate, self.gate_bias))
+        return x + dense(gate * dense(h, self.up, self.up_bias), self.down, self.down_bias)
 
 
 class VisionTower(nnx.Module):
@@ -72,7 +71,7 @@ class VisionTower(nnx.Module):
         """
         config = self.config
         rows, windows, slots = vision.valid.shape
-        x = vision.patches.astype(dtype) @ self.patch_embedding[...].astype(dtype)
+        x = dense(vision.patches.astype(dtype), self.patch_embedding)
         angles = vision_angles(vision.ids, config.head_width, config.rope_theta)
         # A window layer is a batch of [W, M] dense attentions; a full layer sees all patches of its own frame.
         window_shape, full_shape = (rows * windows, slots), (rows, windows * slots)
@@ -94,5 +93,5 @@ class VisionTower(nnx.Module):
             start = stop
         x = rms_norm(x.reshape(rows, -1, config.width), self.merger_norm, config.norm_epsilon)
         x = x.reshape(rows, windows * slots // config.merge**2, -1)
-        x = jax.nn.gelu(x @ cast(self.merger_in, x) + cast(self.merger_in_bias, x), approximate=False)
-        return x @ cast(self.merger_out, x) + cast(self.merger_out_bias, x)
+        x = jax.nn.gelu(dense(x, self.merger_in, self.merger_in_bias), approximate=False)
+        return dense(x, self.merger_out, self.merger_out_bias)
