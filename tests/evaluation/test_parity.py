@@ -80,7 +80,7 @@ def greedy(directory, rows):
     return np.stack(chosen, axis=1)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [3, 4, 10])
 def test_64_greedy_tokens_with_images_equal_those_of_transformers(tmp_path, seed):
     config = write(tmp_path / "hf", seed)
     rows = parity.random_rows(config, np.random.default_rng(seed))
@@ -105,12 +105,12 @@ def test_64_greedy_tokens_with_images_equal_those_of_transformers(tmp_path, seed
     assert [output.greedy.tolist() for output in outputs] == expected
     # Rounding on another machine cannot change it.
     best = [np.sort(o.logits[len(r.tokens) - 1 :], axis=-1)[:, -2:] for o, r in zip(outputs, rows, strict=True)]
-    assert min((two[:, 1] - two[:, 0]).min() for two in best) > 3e-4
+    assert min((two[:, 1] - two[:, 0]).min() for two in best) > 1e-3
 
 
 def test_one_model_in_memory_at_a_time(tmp_path, monkeypatch):
     write(tmp_path / "hf")
-    alive = lambda: [o for o in gc.get_objects() if isinstance(o, Qwen2_5_VLForConditionalGeneration)]  # noqa: E731
+    alive = lambda: [o for o in gc.get_objects() if type(o) is Qwen2_5_VLForConditionalGeneration]  # noqa: E731
     gc.collect()
     assert not alive()
     found, load = [], hf.load
@@ -135,14 +135,13 @@ def wrong_window_layers(model):
     model.vision.config = dataclasses.replace(model.vision.config, full_attention_layers=tuple(full))
 
 
-def round_merger(model):
-    rounded = model.vision.merger_out_bias[...].astype(jnp.bfloat16).astype(jnp.float32)
-    model.vision.merger_out_bias[...] = rounded
+def lose_vision_bias(model):
+    model.vision.blocks.qkv_bias[...] = model.vision.blocks.qkv_bias[...].at[0, 0].set(0)
 
 
 @pytest.mark.parametrize(
     ("fault", "features_differ"),
-    [(lose_key_bias, False), (wrong_theta, False), (wrong_window_layers, True), (round_merger, True)],
+    [(lose_key_bias, False), (wrong_theta, False), (wrong_window_layers, True), (lose_vision_bias, True)],
 )
 def test_a_fault_on_our_side_is_caught(tmp_path, monkeypatch, fault, features_differ):
     write(tmp_path / "hf")
@@ -278,10 +277,10 @@ def test_a_picture_with_a_question(tmp_path):
     config = write(tmp_path / "hf")
     oracle.write_tokenizer(tmp_path / "hf")
     row = parity.image_row(str(tmp_path / "hf"), config, picture(tmp_path / "a.png"), np.random.default_rng(0))
-    # 37 x 50 pixels become 40 x 48, the nearest multiples of 8: 10 x 12 patches, 5 x 6 tokens.
-    assert row.grids == ((1, 10, 12),) and row.patches.shape == (120, 96) and row.name == "a.png"
-    assert row.tokens[:32].tolist() == [oracle.START, *[oracle.IMAGE] * 30, oracle.END]
-    assert len(row.tokens) == 32 + len(parity.QUESTION)
+    # 37 x 50 pixels are scaled up to at least 3136, in multiples of 8: 56 x 72 pixels, 14 x 18 patches, 7 x 9 tokens.
+    assert row.grids == ((1, 14, 18),) and row.patches.shape == (252, 96) and row.name == "a.png"
+    assert row.tokens[:65].tolist() == [oracle.START, *[oracle.IMAGE] * 63, oracle.END]
+    assert len(row.tokens) == 65 + len(parity.QUESTION)
     report = parity.check_checkpoint(str(tmp_path / "hf"), str(tmp_path / "a.png"))
     assert report.passed and report.rows[-1] == "a.png"
 

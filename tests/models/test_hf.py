@@ -90,11 +90,10 @@ def rename(directory, *, shards=True, index=True):
 
 
 def mix_dtypes(tensors):
-    """Every dtype in turn, so that layers of one stack differ, with values that a careless cast would lose."""
-    kinds = (np.float32, ml_dtypes.bfloat16, np.float16)
-    out = {}
-    for i, (name, tensor) in enumerate(sorted(tensors.items())):
-        kind = kinds[(i + len(name)) % 3]
+    """A dtype drawn for each tensor, so that layers of one stack differ, with values that a careless cast would lose."""
+    rng, out = np.random.default_rng(0), {}
+    for name, tensor in sorted(tensors.items()):
+        kind = (np.float32, ml_dtypes.bfloat16, np.float16)[rng.integers(3)]
         limits = ml_dtypes.finfo(kind)
         tensor.flat[:4] = 0
         out[name] = tensor.astype(kind)

@@ -79,14 +79,62 @@ def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask
     Returns:
       `[B, T, N, H]` in the queries' dtype; scores and softmax are float32.
     """
+    if isinstance(mask, SharedPrompt):
+        return _shared_prompt(queries, keys, values, mask)
+    by_head = _split_heads(queries, keys.shape[2])
+    # Query heads of a group lie side by side: the keys are read once for all of them.
+    visible = jnp.tile(mask.dense()[:, None], (1, 1, queries.shape[2] // keys.shape[2], 1))
+    out, _ = attend(by_head, keys.swapaxes(1, 2), values.swapaxes(1, 2), visible)
+    return _join_heads(out, queries)
+
+
+def _shared_prompt(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: SharedPrompt) -> jax.Array:
+    """Scores only the blocks that the mask lets through: P x P, G C x P and G times C x C."""
+    batch, _, heads, width = queries.shape
+    length, shared, repeats = mask.completion, keys.shape[2], heads // keys.shape[2]
+    (q_prompt, q), (k_prompt, k), (v_prompt, v) = (jnp.split(x, [mask.prompt], axis=1) for x in (queries, keys, values))
+    valid_prompt, valid = jnp.split(mask.valid, [mask.prompt], axis=1)
+    prompt = attention(q_prompt, k_prompt, v_prompt, Causal(valid_prompt.astype(jnp.int32)))
+
+    # All completions of a prompt read its keys in one product, and each its own.
+    to_prompt, to_prompt_lse = attend(
+        _split_heads(q, shared), k_prompt.swapaxes(1, 2), v_prompt.swapaxes(1, 2), valid_prompt[:, None, None]
+    )
+    own = lambda x: x.reshape(-1, length, *x.shape[2:])  # noqa: E731  [B * G, C, ...]
+    index = jnp.arange(length)
+    earlier = (index[:, None] >= index) & valid.reshape(-1, 1, length)
+    to_own, to_own_lse = attend(
+        _split_heads(own(q), shared),
+        own(k).swapaxes(1, 2),
+        own(v).swapaxes(1, 2),
+        jnp.tile(earlier[:, None], (1, 1, repeats, 1)),
+    )
+    group = q.shape[1] // length
+    # [B, K, R * G * C, ...] and [B * G, K, R * C, ...] to [B, K, R, G, C, ...].
+    first = (
+        to_prompt.reshape(batch, shared, repeats, group, length, width),
+        to_prompt_lse.reshape(batch, shared, repeats, group, length),
+    )
+    second = (
+        to_own.reshape(batch, group, shared, repeats, length, width).transpose(0, 2, 3, 1, 4, 5),
+        to_own_lse.reshape(batch, group, shared, repeats, length).transpose(0, 2, 3, 1, 4),
+    )
+    completions = _join_heads(merge(first, second).reshape(batch, shared, -1, width), q)
+    return jnp.concatenate([prompt, completions], axis=1)
+
+
+def _split_heads(queries: jax.Array, shared: int) -> jax.Array:
+    """`[B, T, N, H]` to `[B, K, N / K * T, H]`."""
     batch, length, heads, width = queries.shape
-    shared = keys.shape[2]
     grouped = queries.reshape(batch, length, shared, heads // shared, width).transpose(0, 2, 3, 1, 4)
-    # Query heads of a group go side by side: the keys are read once for all of them.
-    visible = jnp.tile(mask.dense()[:, None], (1, 1, heads // shared, 1))
-    flat = grouped.reshape(batch, shared, -1, width)
-    out, _ = attend(flat, keys.transpose(0, 2, 1, 3), values.transpose(0, 2, 1, 3), visible)
-    return out.reshape(grouped.shape).transpose(0, 3, 1, 2, 4).reshape(queries.shape).astype(queries.dtype)
+    return grouped.reshape(batch, shared, -1, width)
+
+
+def _join_heads(out: jax.Array, queries: jax.Array) -> jax.Array:
+    """The inverse of `_split_heads`, in the queries' dtype."""
+    batch, length, heads, width = queries.shape
+    grouped = out.reshape(batch, out.shape[1], -1, length, width).transpose(0, 3, 1, 2, 4)
+    return grouped.reshape(batch, length, heads, width).astype(queries.dtype)
 
 
 def attend(queries: jax.Array, keys: jax.Array, values: jax.Array, visible: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,7 @@
-"""Fixed-shape batches: padded prompts for rollouts, packed rows for SFT."""
+"""Fixed-shape batches: padded prompts for rollouts, packed rows for SFT.
+
+What does not fit is refused with an `InputError` that says what to raise; nothing is ever cut.
+"""
 
 import dataclasses
 from collections.abc import Sequence
@@ -59,6 +62,13 @@ def bucket(size: int, buckets: Sequence[int], what: str) -> int:
     raise InputError(f"{what} is {size}, above the largest bucket {max(buckets)}")
 
 
+def _check_room(owner: str, size: int, unit: str, room: int) -> None:
+    if size > room:
+        raise InputError(
+            f"{owner} has {size} {unit}, but a row has room for {room}: raise that number, or skip what is longer"
+        )
+
+
 def _empty_rows(count: int, length: int) -> Rows:
     shape = (count, length)
     return Rows(
@@ -71,10 +81,15 @@ def _empty_rows(count: int, length: int) -> Rows:
 
 
 def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, windows: int) -> Rows:
-    """Right-pads prompts to `[B, P]` with P = `length` and W = `windows`."""
+    """Right-pads prompts to `[B, P]` with P = `length` and W = `windows`.
+
+    Raises:
+      InputError: a prompt is longer, or its images have more windows.
+    """
     rows = _empty_rows(len(prompts), length)
     for b, prompt in enumerate(prompts):
         stop = len(prompt.tokens)
+        _check_room("a prompt", stop, "tokens", length)
         rows.tokens[b, :stop] = prompt.tokens
         rows.segments[b, :stop] = 1
         rows.positions[:, b, :stop] = prompt.positions
@@ -82,7 +97,15 @@ def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, windows: int) -> 
     return dataclasses.replace(rows, vision=pad_windows([prompt.vision for prompt in prompts], windows))
 
 
-def assign_rows(lengths: Sequence[int], windows: Sequence[int], length: int, row_windows: int) -> list[list[int]]:
+def assign_rows(
+    lengths: Sequence[int],
+    windows: Sequence[int],
+    length: int,
+    row_windows: int,
+    *,
+    targets: Sequence[int] | None = None,
+    row_targets: int | None = None,
+) -> list[list[int]]:
     """First-fit-decreasing packing.
 
     Args:
@@ -90,23 +113,30 @@ def assign_rows(lengths: Sequence[int], windows: Sequence[int], length: int, row
       windows: vision windows of each example.
       length: T of a row.
       row_windows: W of a row.
+      targets: completion tokens of each example, where a row bounds them too.
+      row_targets: S of a row.
 
     Returns:
       The examples of each row.
+
+    Raises:
+      InputError: an example is larger than a whole row.
     """
+    columns, bounds = [lengths, windows], [length, row_windows]
+    if targets is not None:
+        columns, bounds = [*columns, targets], [*bounds, row_targets]
+    for column, unit, bound in zip(columns, ("tokens", "vision windows", "completion tokens"), bounds, strict=False):
+        _check_room("an example", max(column, default=0), unit, bound)
+    sizes = np.asarray(columns).T
     rows: list[list[int]] = []
-    free: list[list[int]] = []
-    for example in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        for row, room in zip(rows, free, strict=True):
-            if lengths[example] <= room[0] and windows[example] <= room[1]:
-                break
-        else:
-            row, room = [], [length, row_windows]
-            rows.append(row)
-            free.append(room)
-        row.append(example)
-        room[0] -= lengths[example]
-        room[1] -= windows[example]
+    free: list[np.ndarray] = []
+    for example in np.argsort(-sizes[:, 0], kind="stable").tolist():
+        row = next((row for row, room in enumerate(free) if (sizes[example] <= room).all()), len(rows))
+        if row == len(rows):
+            rows.append([])
+            free.append(np.asarray(bounds))
+        rows[row].append(example)
+        free[row] = free[row] - sizes[example]
     return rows
 
 
@@ -131,7 +161,13 @@ def pack(
 
     Returns:
       Input rows, and the targets: every completion token, predicted by the state before it.
+
+    Raises:
+      InputError: a row holds more tokens, windows or targets than its room.
+      ValueError: more rows than `count`, or no example at all.
     """
+    if len(rows) > count or not any(rows):
+        raise ValueError(f"{len(rows)} rows for a batch of {count}, expected one example at least and no row too many")
     out = _empty_rows(count, length)
     goal = Targets(*(np.zeros((count, targets), np.int32) for _ in range(3)))
     visions = []
@@ -140,6 +176,9 @@ def pack(
         parts = []
         for segment, (prompt, completion) in enumerate(rows[b] if b < len(rows) else (), start=1):
             middle, stop = at + len(prompt.tokens), at + len(prompt.tokens) + len(completion)
+            end = scored + len(completion)
+            _check_room("a packed row", stop, "tokens", length)
+            _check_room("a packed row", end, "completion tokens", targets)
             out.tokens[b, at:middle], out.tokens[b, middle:stop] = prompt.tokens, completion
             out.segments[b, at:stop] = segment
             out.positions[:, b, at:middle] = prompt.positions
@@ -150,7 +189,6 @@ def pack(
             parts.append(dataclasses.replace(vision, frames=vision.frames + frame))
             window += len(vision.frames)
             frame += int(vision.frames.max(initial=0))
-            end = scored + len(completion)
             goal.states[b, scored:end] = np.arange(middle - 1, stop - 1)
             goal.tokens[b, scored:end] = completion
             goal.segments[b, scored:end] = segment

@@ -52,8 +52,12 @@ class Prompt:
         Images stand where the question has `<image>`, or before it when it has no mark.
 
         Raises:
-          InputError: the number of marks is not the number of images.
+          InputError: the number of marks is not the number of images, or an unknown verifier.
         """
+        if record.verifier not in self.instructions:
+            raise InputError(
+                f"record {record.id}: verifier {record.verifier!r} is none of {', '.join(self.instructions)}"
+            )
         parts = record.question.split("<image>")
         if len(parts) == 1:
             parts = [""] * len(record.images) + parts
@@ -61,7 +65,8 @@ class Prompt:
             raise InputError(
                 f"record {record.id}: the question has {len(parts) - 1} <image> marks for {len(record.images)} images"
             )
-        instruction = self.instructions[record.verifier].format(space=_SPACES.get(record.box_space, ""))
+        # No `format`: a user's sentence may hold braces (`\boxed{}`).
+        instruction = self.instructions[record.verifier].replace("{space}", _SPACES.get(record.box_space, ""))
         if not self._has_instruction(record, instruction):
             parts[-1] = f"{parts[-1].rstrip()}\n{instruction}"
         content: list[dict[str, str]] = []
@@ -95,12 +100,15 @@ def load_prompt(system: str | None = None, instructions: Mapping[str, str] | Non
       instructions: verifier -> sentence, for the verifiers that shall differ.
 
     Raises:
-      InputError: no such file, an empty file, or an unknown verifier.
+      InputError: no such file, one that is empty or no UTF-8 text, or an unknown verifier.
     """
     path = epath.Path(system or SYSTEM_FILE)
     if not path.exists():
         raise InputError(f"config.prompt.system: {path} does not exist")
-    text = path.read_text().strip()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"config.prompt.system: {path} is no text file ({error})") from None
     if not text:
         raise InputError(f"config.prompt.system: {path} is empty")
     unknown = set(instructions or {}) - set(VERIFIERS)

@@ -1,12 +1,17 @@
-"""Records to arrays, once: the same arrays serve sampling, log-probabilities and update."""
+"""Records to arrays, once: the same arrays serve sampling, log-probabilities and update.
+
+Nothing here or in `batches` shortens a prompt or a completion, so no run of image tokens is ever cut: what is too long
+is skipped by the index with a reason (`index.usable`), and refused where rows are filled.
+"""
 
 import dataclasses
 
 import numpy as np
+from PIL.Image import Image
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.conversation import Prompt
-from vlaa_jax.processing.images import ImageProcessor, Resize, decode, read_size
+from vlaa_jax.processing.images import ImageProcessor, Resize, decode
 from vlaa_jax.processing.positions import mrope_positions
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.tokenizer import Tokenizer
@@ -51,12 +56,12 @@ class Encoder:
         self.image_token = image_token
 
     def sizes(self, record: Record) -> tuple[int, int]:
-        """Length of the prompt in tokens and number of its windows, without decoding an image.
+        """Length of the prompt in tokens and number of its windows; cuts no patches.
 
         Raises:
-          InputError: as `encode`, except for what only decoding can find.
+          InputError: as `encode`.
         """
-        resizes = [self.images.resize(read_size(image)) for image in record.images]
+        _, resizes = self._images(record)
         grids = [self.images.grid(resize) for resize in resizes]
         return len(self._tokens(record, grids)), sum(self.geometry.windows(grid) for grid in grids)
 
@@ -64,13 +69,10 @@ class Encoder:
         """All arrays of a record's prompt.
 
         Raises:
-          InputError: an undecodable image, or a text whose image marks do not fit its images; names the record.
+          InputError: an undecodable image, one that is more than 200 times as long as wide, or a text whose image marks
+            or placeholders do not fit its images; names the record.
         """
-        try:
-            images = [decode(image) for image in record.images]
-        except InputError as error:
-            raise InputError(f"record {record.id}: {error}") from None
-        resizes = tuple(self.images.resize(image.size) for image in images)
+        images, resizes = self._images(record)
         grids = [self.images.grid(resize) for resize in resizes]
         tokens = self._tokens(record, grids)
         values = self.images.patches(images) if images else np.zeros((0, self.images.patch_values), np.float32)
@@ -82,8 +84,23 @@ class Encoder:
         return EncodedPrompt(tokens, positions, feature_index, vision, resizes)
 
     def completion(self, text: str) -> np.ndarray:
-        """Ids of a completion that we write (SFT targets, references), with its end token."""
-        return np.asarray([*self.tokenizer.encode(text), self.tokenizer.end_tokens[0]], np.int32)
+        """Ids `[C]` of a completion that we write (SFT targets, references), with its end token.
+
+        Raises:
+          InputError: the text spells out an end token or an image placeholder, which no completion may hold.
+        """
+        ids = self.tokenizer.encode(text)
+        for token in (*self.tokenizer.end_tokens, self.image_token):
+            if token in ids:
+                raise InputError(f"a completion's text holds the special token {token}: {text[:80]!r}")
+        return np.asarray([*ids, self.tokenizer.end_tokens[0]], np.int32)
+
+    def _images(self, record: Record) -> tuple[list[Image], tuple[Resize, ...]]:
+        try:
+            images = [decode(image) for image in record.images]
+            return images, tuple(self.images.resize(image.size) for image in images)
+        except InputError as error:
+            raise InputError(f"record {record.id}: {error}") from None
 
     def _tokens(self, record: Record, grids: list[Grid]) -> np.ndarray:
         ids = self.tokenizer.encode(self.tokenizer.chat(self.prompt.messages(record)))

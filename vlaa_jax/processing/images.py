@@ -1,4 +1,10 @@
-"""Images: decoding, the checkpoint's resize rule, patches. Done once an example; torch is not needed."""
+"""Images: decoding, the checkpoint's resize rule, patches. Done once an example; torch is not needed.
+
+Two things that tools around Qwen2.5-VL do differently are decided here, once: the EXIF orientation is applied, as
+transformers' `load_image` does (people wrote questions and boxes about the upright picture; `qwen_vl_utils` ignores the
+tag), and transparency lies on white, as in transformers' image processor and `qwen_vl_utils`. Pixel coordinates of an
+image are those of the upright one.
+"""
 
 import dataclasses
 import io
@@ -6,12 +12,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from transformers import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.vision_plan import Grid
+
+# transformers writes the second one when it saves a whole processor.
+_CONFIG_FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,21 +38,28 @@ class ImageProcessor:
         """Reads the configuration.
 
         Args:
-          directory: a checkpoint; without `preprocessor_config.json` the published defaults hold.
+          directory: a checkpoint; without a configuration file of the image processor the published defaults hold.
           min_pixels, max_pixels: limits on width x height after resizing; None keeps the checkpoint's.
+
+        Raises:
+          InputError: a configuration that cannot be read, one that forbids resizing, or limits that exclude every size.
         """
-        directory = epath.Path(directory)
-        known = (directory / "preprocessor_config.json").exists()
-        processor = Qwen2VLImageProcessorPil.from_pretrained(directory) if known else Qwen2VLImageProcessorPil()
-        self.min_pixels = min_pixels or processor.size["shortest_edge"]
-        self.max_pixels = max_pixels or processor.size["longest_edge"]
+        processor = _read_processor(epath.Path(directory))
+        self.min_pixels = processor.size["shortest_edge"] if min_pixels is None else min_pixels
+        self.max_pixels = processor.size["longest_edge"] if max_pixels is None else max_pixels
+        if not 0 < self.min_pixels <= self.max_pixels:
+            raise InputError(
+                f"pixel limits: min_pixels {self.min_pixels} must lie between 1 and max_pixels {self.max_pixels}"
+            )
         self._size = {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}
         self._processor = processor
         self.factor = processor.patch_size * processor.merge_size
         self.patch_values = 3 * processor.temporal_patch_size * processor.patch_size**2
 
     def resize(self, original: tuple[int, int]) -> Resize:
-        """The resize rule: sides become multiples of `factor`, their product keeps the limits, the aspect is kept.
+        """The resize rule: sides become multiples of `factor`, the aspect is kept, and so are the pixel limits.
+
+        A strip so narrow that it cannot shrink below one `factor` may stay above `max_pixels`.
 
         Args:
           original: width, height.
@@ -68,25 +84,41 @@ class ImageProcessor:
 
 
 def decode(encoded: bytes) -> Image.Image:
-    """Decodes an image file to RGB.
+    """Decodes an image file to upright RGB, transparency on white; of an animation the first frame.
+
+    Values above 8 bits are clipped, not scaled, as transformers' image processor has it.
 
     Raises:
       InputError: the bytes are no image, or a damaged one.
     """
     try:
-        image = Image.open(io.BytesIO(encoded))
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(encoded)))
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged bytes make Pillow's readers raise almost anything
         raise InputError(f"undecodable image: {error}") from None
 
 
 def read_size(encoded: bytes) -> tuple[int, int]:
-    """Width and height from the header alone.
+    """Width and height of the image that `decode` returns.
 
     Raises:
-      InputError: the bytes are no image.
+      InputError: as `decode`.
     """
+    return decode(encoded).size
+
+
+def _read_processor(directory: epath.Path) -> Qwen2VLImageProcessorPil:
+    if not any((directory / name).exists() for name in _CONFIG_FILES):
+        return Qwen2VLImageProcessorPil()
     try:
-        return Image.open(io.BytesIO(encoded)).size
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"undecodable image: {error}") from None
+        processor = Qwen2VLImageProcessorPil.from_pretrained(directory, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{directory}: the image processor's configuration cannot be read ({error})") from None
+    if not processor.do_resize:
+        raise InputError(f"{directory}: do_resize is false, but only resized images fall into whole tokens")
+    return processor

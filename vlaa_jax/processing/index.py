@@ -1,7 +1,8 @@
 """The index of a shard set: sizes of every record and, for those that cannot be used, why.
 
 Built once with a progress bar and cached by content, tokenizer, prompt and pixel limits. Buckets, packing and skips are
-functions of it, so the data set itself stays random-access and its position is one integer.
+functions of it, so the data set itself stays random-access and its position is one integer. A record that is too long
+for the largest bucket is skipped here with a reason (`usable`); no text is ever cut to fit.
 """
 
 import collections
@@ -12,6 +13,8 @@ import json
 import os
 import pathlib
 import uuid
+import zipfile
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -20,10 +23,10 @@ import tqdm
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.encode import Encoder
-from vlaa_jax.processing.images import decode
 from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource
 
-_FORMAT = 1  # of the cached file
+_FORMAT = 2  # of the cached file, and of what its numbers mean
+_LONGEST_PROBLEM = 300  # characters; the array of texts is as wide as its longest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,29 +74,29 @@ def cache_folder() -> pathlib.Path:
 def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record], None]) -> Index:
     """Reads every record once, or the cached result.
 
+    Only an `InputError` makes a record unusable; any other error, and a damaged shard, ends the build.
+
     Args:
       source: the records.
       encoder: decides token counts and window counts.
-      check: raises `InputError` for a record whose gold its verifier cannot read.
+      check: raises `InputError` for a record whose gold its verifier cannot read. Called from several threads. It is no
+        part of the cache's key, so it must be the same function of the record everywhere.
     """
     path = cache_folder() / f"index-{_key(source, encoder)}.npz"
-    if path.exists():
-        with np.load(path) as stored:
-            return Index(**{name: stored[name] for name in stored.files})
+    cached = _read(path, len(source))
+    if cached is not None:
+        return cached
+    path.parent.mkdir(parents=True, exist_ok=True)
 
     def row(position: int) -> tuple[int, int, int, int, str, str]:
         record = source[position]
         verifier = VERIFIERS.index(record.verifier) if record.verifier in VERIFIERS else -1
         try:
-            if verifier < 0:
-                raise InputError(f"verifier {record.verifier!r}, expected one of {', '.join(VERIFIERS)}")
-            for image in record.images:
-                decode(image)
             prompt, windows = encoder.sizes(record)
             check(record)
             completion = len(encoder.completion(completion_text(record.trace, record.answer)))
         except InputError as error:
-            return 0, 0, 0, verifier, record.id, str(error)
+            return 0, 0, 0, verifier, record.id, _problem(error, record.id)
         return prompt, windows, completion, verifier, record.id, ""
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
@@ -101,9 +104,9 @@ def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record]
         columns = list(zip(*tqdm.tqdm(rows, total=len(source), desc="reading records", leave=False), strict=True))
     integers = [np.asarray(column, np.int32) for column in columns[:4]]
     index = Index(*integers, ids=np.asarray(columns[4]), problems=np.asarray(columns[5]))
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # Other processes may build the same index: each writes a file of its own, and the last rename wins.
     temporary = path.with_name(f"{path.stem}-{uuid.uuid4().hex[:8]}.partial.npz")
-    np.savez(temporary, **dataclasses.asdict(index))
+    np.savez_compressed(temporary, **vars(index))
     temporary.replace(path)
     return index
 
@@ -120,6 +123,24 @@ def count_by_verifier(index: Index) -> dict[str, int]:
     return {name: counts[place] for place, name in enumerate(VERIFIERS) if counts[place]}
 
 
+def _problem(error: InputError, record_id: str) -> str:
+    """The message without the record's id, which stands beside it."""
+    text = str(error)
+    for name in (record_id, repr(record_id)):
+        text = text.removeprefix(f"record {name}: ")
+    return text[:_LONGEST_PROBLEM]
+
+
+def _read(path: pathlib.Path, count: int) -> Index | None:
+    """The cached index, None when there is none or its file is damaged."""
+    try:
+        with np.load(path) as stored:
+            index = Index(**{name: stored[name] for name in stored.files})
+    except (OSError, ValueError, TypeError, EOFError, KeyError, zipfile.BadZipFile, zlib.error):
+        return None
+    return index if all(len(column) == count for column in vars(index).values()) else None
+
+
 def _key(source: RecordSource, encoder: Encoder) -> str:
     images = encoder.images
     parts = [
@@ -131,5 +152,6 @@ def _key(source: RecordSource, encoder: Encoder) -> str:
         images.max_pixels,
         images.factor,
         dataclasses.astuple(encoder.geometry),
+        encoder.image_token,
     ]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]

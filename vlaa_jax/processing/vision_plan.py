@@ -3,6 +3,15 @@
 Patches are laid out window by window. A window covers `window_units` x `window_units` merged tokens of one frame and
 always has M patch slots; at the right and lower edge some stay empty. The `merge`^2 patches of a merged token are
 neighbours, so the merger is a reshape, and one index per token puts merged features back in reading order.
+
+A frame of 3 x 5 merged tokens, named in reading order, in windows of 2 x 2 (`..` is an empty slot):
+
+    frame            windows, their slots in order
+    00 01 02 03 04   00 01   02 03   04 ..   10 11   12 13   14 ..
+    05 06 07 08 09   05 06   07 08   09 ..   .. ..   .. ..   .. ..
+    10 11 12 13 14
+
+Reading order takes slots 0 1 4 5 8, 2 3 6 7 10, 12 13 16 17 20.
 """
 
 import dataclasses
@@ -10,6 +19,8 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+
+from vlaa_jax.errors import InputError
 
 Grid = tuple[int, int, int]  # frames, rows, columns, in patches
 
@@ -67,7 +78,13 @@ def plan(patches: np.ndarray, grids: Sequence[Grid], geometry: WindowGeometry) -
 
     Returns:
       Arrays without a batch axis, and for each merged token in reading order its slot among `W * M / merge^2`.
+
+    Raises:
+      ValueError: the grids do not account for the patches.
     """
+    expected = sum(geometry.tokens(grid) for grid in grids) * geometry.merge**2
+    if expected != len(patches):
+        raise ValueError(f"{len(patches)} patches, but the grids {list(grids)} hold {expected} in whole merged tokens")
     merge, side = geometry.merge, geometry.window_units
     unit_slots = side * side
     windows = sum(geometry.windows(grid) for grid in grids)
@@ -103,7 +120,16 @@ def plan(patches: np.ndarray, grids: Sequence[Grid], geometry: WindowGeometry) -
 
 
 def pad_windows(rows: Sequence[VisionArrays], windows: int) -> VisionArrays:
-    """Stacks rows into `[B, W, ...]`, each padded with empty windows to W = `windows`."""
+    """Stacks rows into `[B, W, ...]`, each padded with empty windows to W = `windows`.
+
+    Raises:
+      InputError: a row has more windows.
+    """
+    largest = max(len(row.frames) for row in rows)
+    if largest > windows:
+        raise InputError(
+            f"the images of a row have {largest} vision windows, but there is room for {windows}: raise that number"
+        )
 
     def stack(*leaves: np.ndarray) -> np.ndarray:
         out = np.zeros((len(leaves), windows, *leaves[0].shape[1:]), leaves[0].dtype)

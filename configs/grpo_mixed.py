@@ -1,0 +1,165 @@
+"""GRPO with the mixed reward (VLAA-Thinking, section 4).
+
+--config=configs/grpo_mixed.py                 the demo: a small policy and digit scenes, on a laptop
+--config=configs/grpo_mixed.py:3b              the paper's recipe (7b likewise)
+--config=configs/grpo_mixed.py:3b,basic        cosine to 0, no KL; also lr1, lr2, kl1, kl2 (= the default)
+--config=configs/grpo_mixed.py:3b,rules        records of the rule-based verifiers only (Table 5, row 5)
+"""
+
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+
+_VARIANTS = ("basic", "lr1", "lr2", "kl1", "kl2", "rules")
+
+
+def get_config(arg: str = "demo") -> ConfigDict:
+    """The config of `PRESET[,VARIANT...]`."""
+    name, *variants = (arg or "demo").split(",")
+    if name not in ("demo", "3b", "7b") or set(variants) - set(_VARIANTS):
+        raise InputError(f"preset {arg!r} does not exist: expected demo, 3b or 7b, then any of {', '.join(_VARIANTS)}")
+    config = _recipe()
+    if name == "demo":
+        _demo(config)
+    for variant in variants:
+        _vary(config, variant)
+    return config.lock()
+
+
+def _recipe() -> ConfigDict:
+    """The paper's recipe; what it does not state says so."""
+    config = ConfigDict()
+    config.task = "grpo"
+    config.seed = 0
+    config.steps = 49  # one pass over 25,195 prompts; a step is one rollout with all its updates
+
+    config.model = ConfigDict()
+    config.model.checkpoint = ""  # Hugging Face directory; Instruct, no SFT
+    config.model.dtype = "bfloat16"  # compute; master weights are float32. Not stated in the paper
+    config.model.freeze_vision = True  # not stated in the paper for GRPO (frozen in its SFT)
+    config.model.remat = "layer"
+
+    config.data = ConfigDict()
+    config.data.train = ""  # shards as DIRECTORY:SPLIT
+    config.data.evaluation = ""  # may stay empty
+    config.data.min_pixels = 0  # 0: the checkpoint's
+    config.data.max_pixels = 1280 * 28 * 28  # not stated in the paper for training
+    config.data.skip_bad = False  # go on without records that cannot be used
+
+    config.prompt = ConfigDict()
+    config.prompt.system = ""  # file with the system message; '' is ours
+    config.prompt.instructions = ConfigDict()  # verifier -> sentence, where it shall differ from ours
+
+    config.rollout = ConfigDict()
+    config.rollout.prompts = 512
+    config.rollout.group_size = 4
+    config.rollout.temperature = 0.8
+    config.rollout.top_k = 0  # no truncation: not stated in the paper
+    config.rollout.top_p = 1.0
+    config.rollout.new_tokens = 1024  # not stated in the paper
+    config.rollout.prompt_buckets = (512, 1024, 1536, 2048)  # tokens
+    config.rollout.window_buckets = (20, 40, 80, 100)
+
+    config.update = ConfigDict()
+    config.update.completions = 256  # 8 updates a step
+    config.update.epochs = 1
+    config.update.micro_batch = 8  # groups
+    config.update.completion_buckets = (256, 512, 1024)  # tokens
+
+    config.objective = ConfigDict()
+    config.objective.clip_low = 0.2  # not stated in the paper
+    config.objective.clip_high = 0.2  # not stated in the paper
+    config.objective.ratio = "token"
+    config.objective.policy_loss = "clip"
+    config.objective.aggregation = "sequence_mean"
+    config.objective.constant_length = 0
+    config.objective.advantage_baseline = (
+        "group"  # (r - mean) / (unbiased deviation + epsilon): not stated in the paper
+    )
+    config.objective.advantage_scale = "group"
+    config.objective.advantage_epsilon = 1e-9
+    config.objective.kl_placement = "loss"
+    config.objective.kl_estimator = "k3"  # not stated in the paper
+    config.objective.kl_coefficient = 1e-3
+    config.objective.kl_target = 5e-4  # 0: the coefficient stays
+    config.objective.kl_horizon = 10_000  # completions; not stated in the paper
+    config.objective.mask_truncated = False
+    config.objective.importance_cap = 0.0  # 0: no weights for sampler/trainer mismatch
+    config.objective.chunk = 1024  # tokens whose logits exist at once
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-6  # peak: not stated in the paper
+    config.optimizer.floor = 5e-7
+    config.optimizer.warmup_share = 0.03
+    config.optimizer.weight_decay = 0.0  # not stated in the paper
+    config.optimizer.clip_norm = 1.0  # not stated in the paper
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+
+    config.rewards = ConfigDict()
+    config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
+    config.rewards.scorer = ""  # package.module:Class, needed for open-ended records
+    config.rewards.strict = False  # also demand one think block before the answer and nothing else
+    config.rewards.math_workers = 2
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every = 10  # steps
+    config.evaluation.records = 512  # of the evaluation split, inside the loop; the whole of it before and after
+    config.evaluation.samples = 4  # at the training temperature, before and after
+    config.evaluation.batch = 64
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5  # steps
+    config.checkpoint.keep = 2  # newest; the best stays too
+
+    config.log = ConfigDict()
+    config.log.samples = 4  # completions shown in TensorBoard a step
+    return config
+
+
+def _demo(config: ConfigDict) -> None:
+    """The same code on a small policy and digit scenes; `launch/tpu_train.py` fills in checkpoint and shards."""
+    config.steps = 120
+    config.model.checkpoint = "demo"
+    config.model.dtype = "float32"
+    config.data.train = "demo:rl"
+    config.data.evaluation = "demo:heldout"
+    config.data.max_pixels = 0
+    config.rollout.prompts = 32
+    config.rollout.group_size = 8
+    config.rollout.temperature = 1.0
+    config.rollout.new_tokens = 160
+    config.rollout.prompt_buckets = (128, 160, 208)
+    config.rollout.window_buckets = (12, 32)
+    config.update.completions = 256
+    config.update.micro_batch = 8
+    config.update.completion_buckets = (32, 64, 96, 128, 160)
+    config.objective.kl_coefficient = 1e-3
+    config.objective.kl_target = 0.0
+    config.objective.kl_horizon = 5 * 256
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.floor = 1e-5
+    config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
+    config.evaluation.every = 20
+    config.evaluation.records = 260
+    config.evaluation.samples = 2
+    config.evaluation.batch = 65
+    config.checkpoint.every = 20
+
+
+def _vary(config: ConfigDict, variant: str) -> None:
+    """Table 6's learning-rate and KL variants, and Table 5's rule-based row."""
+    if variant == "basic":
+        config.optimizer.floor = 0.0
+        config.objective.kl_placement = "none"
+    elif variant == "lr1":
+        config.optimizer.floor, config.optimizer.warmup_share = 8e-7, 0.10
+        config.objective.kl_placement = "none"
+    elif variant == "lr2":
+        config.optimizer.floor, config.optimizer.warmup_share = 5e-7, 0.03
+        config.objective.kl_placement = "none"
+    elif variant == "kl1":
+        config.objective.kl_coefficient, config.objective.kl_target = 1e-2, 5e-3
+    elif variant == "rules":
+        config.rewards.enabled = ("digit", "mcq", "math", "iou")
+        config.steps = 39  # one pass over 20,195 prompts

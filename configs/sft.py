@@ -1,0 +1,126 @@
+"""Supervised fine-tuning on traces and answers (VLAA-Thinking, section 3.1).
+
+--config=configs/sft.py        the demo's start policy, as it was made
+--config=configs/sft.py:3b     the paper's recipe (7b likewise)
+"""
+
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+
+
+def get_config(arg: str = "demo") -> ConfigDict:
+    """The config of a preset."""
+    arg = arg or "demo"
+    if arg not in ("demo", "3b", "7b"):
+        raise InputError(f"preset {arg!r} does not exist: expected demo, 3b or 7b")
+    config = _recipe()
+    if arg == "demo":
+        _demo(config)
+    return config.lock()
+
+
+def _recipe() -> ConfigDict:
+    """The paper's recipe; what it does not state says so."""
+    config = ConfigDict()
+    config.task = "sft"
+    config.seed = 0
+    config.epochs = 1  # 24,320 examples make 190 steps, 126,080 make 985
+    config.steps = 0  # updates; 0: as many as the epochs need
+
+    config.model = ConfigDict()
+    config.model.checkpoint = ""  # Hugging Face directory
+    config.model.dtype = "bfloat16"  # compute; master weights are float32. Not stated in the paper
+    config.model.freeze_vision = True
+    config.model.remat = "layer"
+
+    config.data = ConfigDict()
+    config.data.train = ""  # shards as DIRECTORY:SPLIT
+    config.data.evaluation = ""  # may stay empty
+    config.data.min_pixels = 0  # 0: the checkpoint's
+    config.data.max_pixels = 1280 * 28 * 28  # not stated in the paper for training
+    config.data.skip_bad = False  # go on without records that cannot be used
+
+    config.prompt = ConfigDict()
+    config.prompt.system = ""  # file with the system message; '' is ours
+    config.prompt.instructions = ConfigDict()  # verifier -> sentence, where it shall differ from ours
+
+    config.update = ConfigDict()
+    config.update.examples = 128  # however they are packed
+    config.update.rows = 8  # of a micro-batch
+    config.update.row_tokens = 4096
+    config.update.row_windows = 200
+    config.update.row_targets = 2048
+
+    config.objective = ConfigDict()
+    config.objective.normalisation = "tokens"  # mean over the update's answer tokens; not stated in the paper
+    config.objective.chunk = 1024  # tokens whose logits exist at once
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-5  # not stated in the paper
+    config.optimizer.floor = 0.0
+    config.optimizer.warmup_share = 0.03
+    config.optimizer.weight_decay = 0.0
+    config.optimizer.clip_norm = 1.0
+    config.optimizer.beta1 = 0.9
+    config.optimizer.beta2 = 0.999
+
+    # How held-out answers are sampled and judged; training does not read it.
+    config.rollout = ConfigDict()
+    config.rollout.temperature = 0.8
+    config.rollout.top_k = 0
+    config.rollout.top_p = 1.0
+    config.rollout.new_tokens = 1024
+    config.rollout.prompt_buckets = (512, 1024, 1536, 2048)
+    config.rollout.window_buckets = (20, 40, 80, 100)
+
+    config.rewards = ConfigDict()
+    config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
+    config.rewards.scorer = ""
+    config.rewards.math_workers = 2
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every = 50
+    config.evaluation.records = 512
+    config.evaluation.samples = 4
+    config.evaluation.batch = 64
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 50
+    config.checkpoint.keep = 2
+
+    config.log = ConfigDict()
+    config.log.samples = 4
+    return config
+
+
+def _demo(config: ConfigDict) -> None:
+    """From random weights to a policy that sees digits and knows two styles of answering."""
+    config.steps = 2500
+    config.model.checkpoint = "untrained"
+    config.model.dtype = "float32"
+    config.model.freeze_vision = False
+    config.model.remat = "none"
+    config.data.train = "demo:sft"
+    config.data.evaluation = "demo:heldout"
+    config.data.max_pixels = 0
+    config.update.examples = 64
+    config.update.rows = 12
+    config.update.row_tokens = 320
+    config.update.row_windows = 24
+    config.update.row_targets = 160
+    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.floor = 7.5e-5
+    config.optimizer.warmup_share = 0.05
+    config.optimizer.weight_decay = 0.01
+    config.optimizer.beta2 = 0.98
+    config.rollout.temperature = 1.0
+    config.rollout.new_tokens = 160
+    config.rollout.prompt_buckets = (128, 160, 208)
+    config.rollout.window_buckets = (12, 32)
+    config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
+    config.evaluation.every = 250
+    config.evaluation.records = 260
+    config.evaluation.samples = 2
+    config.evaluation.batch = 65
+    config.checkpoint.every = 250

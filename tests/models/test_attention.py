@@ -1,0 +1,107 @@
+"""Masks against their meaning, and block-wise attention against the dense form."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from vlaa_jax.models.attention import Causal, Segments, SharedPrompt, attend, attention, merge
+
+
+def draw(shape, seed):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def plain(queries, keys, values, visible):
+    """Softmax attention in float64, one head at a time."""
+    q, k, v = (np.asarray(x, np.float64) for x in (queries, keys, values))
+    out = np.zeros(q.shape)
+    for b in range(q.shape[0]):
+        for n in range(q.shape[2]):
+            shared = n // (q.shape[2] // k.shape[2])
+            scores = q[b, :, n] @ k[b, :, shared].T / np.sqrt(q.shape[-1])
+            scores = np.where(visible[b], scores, -np.inf)
+            weights = np.exp(scores - scores.max(-1, keepdims=True))
+            out[b, :, n] = weights / weights.sum(-1, keepdims=True) @ v[b, :, shared]
+    return out
+
+
+@pytest.mark.quick
+def test_masks_mean_what_they_say():
+    segments = jnp.asarray([[0, 1, 1, 2, 2]])
+    assert Causal(segments).dense()[0].astype(int).tolist() == [
+        [0, 0, 0, 0, 0],
+        [0, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+    assert Segments(segments).dense()[0].astype(int).tolist() == [
+        [0, 0, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 1],
+        [0, 0, 0, 1, 1],
+    ]
+    valid = jnp.asarray([[1, 0, 1, 1, 1, 0]], bool)
+    assert SharedPrompt(valid, 2, 2).dense()[0].astype(int).tolist() == [
+        [1, 0, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0, 0],
+        [1, 0, 1, 0, 0, 0],
+        [1, 0, 1, 1, 0, 0],
+        [1, 0, 0, 0, 1, 0],
+        [1, 0, 0, 0, 1, 0],
+    ]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("kind", ["causal", "segments", "shared"])
+def test_values_equal_plain_softmax(kind):
+    prompt, group, length = 7, 3, 4
+    total = prompt + group * length
+    q, k, v = draw((2, total, 6, 8), 0), draw((2, total, 2, 8), 1), draw((2, total, 2, 8), 2)
+    valid = np.ones((2, total), bool)
+    valid[1, 5:7] = False
+    valid[0, prompt + 2 : prompt + length] = False
+    mask = {
+        "causal": Causal(jnp.asarray(valid * np.repeat([1, 2], [9, total - 9]))),
+        "segments": Segments(jnp.asarray(valid * np.repeat([1, 2], [9, total - 9]))),
+        "shared": SharedPrompt(jnp.asarray(valid), prompt, length),
+    }[kind]
+    dense = np.asarray(mask.dense())
+    out = np.asarray(jax.jit(attention)(q, k, v, mask))
+    real = valid & dense.any(-1)
+    np.testing.assert_allclose(out[real], plain(q, k, v, dense | ~dense.any(-1, keepdims=True))[real], atol=2e-6)
+
+
+@pytest.mark.quick
+def test_shared_prompt_gradients_equal_the_dense_form():
+    prompt, group, length = 5, 2, 3
+    total = prompt + group * length
+    arrays = (draw((1, total, 4, 8), 0), draw((1, total, 2, 8), 1), draw((1, total, 2, 8), 2))
+    valid = jnp.asarray([[1, 1, 1, 1, 0] + [1, 1, 1, 1, 1, 0]], bool)
+    mask = SharedPrompt(valid, prompt, length)
+    weight = draw((1, total, 4, 8), 3) * valid[..., None, None]
+
+    def dense(q, k, v):
+        visible = jnp.tile(mask.dense()[:, None], (1, 1, 2, 1))
+        flat = q.reshape(1, total, 2, 2, 8).transpose(0, 2, 3, 1, 4).reshape(1, 2, -1, 8)
+        out, _ = attend(flat, k.swapaxes(1, 2), v.swapaxes(1, 2), visible)
+        return out.reshape(1, 2, 2, total, 8).transpose(0, 3, 1, 2, 4).reshape(q.shape)
+
+    ours = jax.grad(lambda *a: jnp.vdot(attention(*a, mask), weight), (0, 1, 2))(*arrays)
+    theirs = jax.grad(lambda *a: jnp.vdot(dense(*a), weight), (0, 1, 2))(*arrays)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+
+
+@pytest.mark.quick
+def test_merge_is_attention_to_the_union():
+    q, k, v = draw((2, 5, 8), 0), draw((2, 9, 8), 1), draw((2, 9, 8), 2)
+    everything = jnp.ones((5, 9), bool)
+    whole, _ = attend(q, k, v, everything)
+    parts = [attend(q, k[:, s], v[:, s], everything[:, s]) for s in (slice(0, 3), slice(3, 9))]
+    np.testing.assert_allclose(merge(*parts), whole, atol=1e-6)
+    # A part that sees nothing changes nothing.
+    blind = attend(q, k[:, :3], v[:, :3], jnp.zeros((5, 3), bool))
+    np.testing.assert_allclose(merge(parts[1], blind), parts[1][0], atol=1e-6)

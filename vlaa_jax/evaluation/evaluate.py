@@ -1,0 +1,171 @@
+"""Evaluation of a policy on a shard set: greedy and at the training temperature, by the verifiers of GRPO."""
+
+import dataclasses
+import io
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import tqdm
+from PIL import Image
+
+from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.processing.images import decode as decode_image
+from vlaa_jax.processing.index import Index
+from vlaa_jax.processing.records import Record, RecordSource
+from vlaa_jax.rewards import Request, Trace, accuracy, score_many
+from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.sampler import SamplingWeights
+
+Images = Literal["own", "swapped", "blank"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """One completion and its verdict."""
+
+    completion: str
+    length: int
+    truncated: bool
+    trace: Trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """A record with its answers: one greedy, or several samples."""
+
+    record: Record
+    answers: list[Answer]
+
+    @property
+    def reward(self) -> float:
+        """Mean over the answers."""
+        return float(np.mean([answer.trace.score for answer in self.answers]))
+
+
+class Evaluator:
+    """A shard set ready to be answered.
+
+    Records are batched by size so that little padding runs; random bits are named by the record's place, so neither
+    batches nor order change a sample.
+    """
+
+    def __init__(
+        self,
+        source: RecordSource,
+        index: Index,
+        encoder: Encoder,
+        *,
+        batch: int,
+        records: int = 0,
+        images: Images = "own",
+        scorer: Callable | None = None,
+        pool=None,
+    ):
+        """Chooses the records.
+
+        Args:
+          source, index, encoder: the shard set and how it becomes arrays.
+          batch: B of every program.
+          records: take this many, spread evenly over the set; 0 takes all.
+          images: show each question its own pictures, those of another record, or grey ones: does the policy look?
+          scorer: for open-ended answers.
+          pool: workers for symbolic math.
+        """
+        self._source = source
+        self._encoder = encoder
+        self._batch = batch
+        self._images = images
+        self._verify = dict(scorer=scorer, pool=pool)
+        good = index.good
+        if records and records < len(good):
+            good = good[np.linspace(0, len(good) - 1, records).astype(int)]
+        self._places = good
+        self._order = sorted(good.tolist(), key=lambda i: (index.windows[i], index.prompt[i]))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __call__(self, weights: SamplingWeights, generator: Generator, description: str = "") -> list[Result]:
+        """Results in the order of the shard set."""
+        results = {}
+        batches = tqdm.tqdm(self._batches(), total=-(-len(self) // self._batch), desc=description, leave=False)
+        for places in batches:
+            records = [self._record(place) for place in places]
+            prompts = [self._encoder.encode(record) for record in records]
+            # The last batch is filled up with its own first record: no further program is compiled for it.
+            fill = self._batch - len(places)
+            rollout = generator(weights, prompts + prompts[:1] * fill, places + places[:1] * fill)
+            tokens, lengths, ended = (
+                np.asarray(array)
+                for array in (rollout.completions.tokens, rollout.completions.lengths, rollout.completions.ended)
+            )
+            texts = [
+                [self._encoder.tokenizer.decode(row[:n]) for row, n in zip(tokens[b], lengths[b], strict=True)]
+                for b in range(len(places))
+            ]
+            traces = iter(
+                score_many(
+                    [
+                        Request(record.verifier, text, record.answer, record, prompt.resizes)
+                        for record, prompt, group in zip(records, prompts, texts, strict=False)
+                        for text in group
+                    ],
+                    **self._verify,
+                )
+            )
+            for b, place in enumerate(places):
+                results[place] = Result(
+                    records[b],
+                    [
+                        Answer(text, int(n), not end, next(traces))
+                        for text, n, end in zip(texts[b], lengths[b], ended[b], strict=True)
+                    ],
+                )
+        return [results[place] for place in self._places.tolist()]
+
+    def _batches(self) -> Iterator[list[int]]:
+        for at in range(0, len(self._order), self._batch):
+            yield self._order[at : at + self._batch]
+
+    def _record(self, place: int) -> Record:
+        record = self._source[place]
+        if self._images == "own":
+            return record
+        if self._images == "blank":
+            return dataclasses.replace(record, images=tuple(_blank(image) for image in record.images))
+        # The next record with as many pictures: another scene of the same kind of shape.
+        for step in range(1, len(self._source)):
+            other = self._source[(place + step) % len(self._source)]
+            if len(other.images) == len(record.images):
+                return dataclasses.replace(record, images=other.images)
+        return record
+
+
+def summarise(results: list[Result]) -> dict[str, float]:
+    """Mean reward, share valid, reward among valid answers and accuracy: of all, and `.../<verifier>`.
+
+    Accuracy: reward of at least 0.5; for open-ended answers, above 0.
+    """
+    groups = {"": results}
+    for result in results:
+        groups.setdefault("/" + result.record.verifier, []).append(result)
+    out = {}
+    for suffix, group in groups.items():
+        answers = [(result.record.verifier, answer) for result in group for answer in result.answers]
+        valid = [answer.trace.score for _, answer in answers if answer.trace.valid]
+        out["reward" + suffix] = float(np.mean([result.reward for result in group]))
+        out["valid" + suffix] = len(valid) / len(answers)
+        out["accuracy" + suffix] = float(np.mean([accuracy(answer.trace, verifier) for verifier, answer in answers]))
+        if valid:
+            out["reward_if_valid" + suffix] = float(np.mean(valid))
+    out["length"] = float(np.mean([answer.length for result in results for answer in result.answers]))
+    out["truncated"] = float(np.mean([answer.truncated for result in results for answer in result.answers]))
+    return out
+
+
+def _blank(encoded: bytes) -> bytes:
+    """A grey picture of the same size."""
+    buffer = io.BytesIO()
+    Image.new("RGB", decode_image(encoded).size, (128, 128, 128)).save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,120 @@
+"""Orbax checkpoints of a run: asynchronous, latest and best kept, nothing saved is ever lost to a failed save.
+
+A checkpoint holds the trainable weights, the optimizer's state and a few exact numbers (KL coefficient, prompts drawn).
+Frozen weights are those of the start checkpoint and are not written again.
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.training.state import TrainState
+
+_BEST = "evaluation_reward"
+
+
+class Checkpoints:
+    """The `checkpoints` folder of a run, one sub-folder a step."""
+
+    def __init__(self, directory: pathlib.Path, *, keep: int):
+        """Opens or makes the folder.
+
+        Args:
+          directory: absolute.
+          keep: newest checkpoints that stay; the best by evaluation reward stays beside them.
+        """
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(get_metric_fn=lambda metrics: metrics[_BEST], n=1, keep_checkpoints_without_metrics=False)
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+        )
+        self._directory = directory
+
+    @property
+    def latest(self) -> int | None:
+        """Step of the newest complete checkpoint."""
+        newest = self._checkpointer.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: TrainState, numbers: dict[str, Any], evaluation_reward: float | None) -> None:
+        """Starts to save; returns when the arrays have been copied. The file system works on in the background.
+
+        Args:
+          step: steps done.
+          state: its trainable part, optimizer and update count are saved.
+          numbers: JSON values that resume exactly.
+          evaluation_reward: of this state, if it was measured.
+        """
+        self.wait()
+        metrics = None if evaluation_reward is None else {_BEST: evaluation_reward}
+        self._guard(
+            lambda: self._checkpointer.save_async(
+                step, _flatten(state), custom_metadata=numbers, metrics=metrics, force=True
+            )
+        )
+
+    def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
+        """Loads a checkpoint into the shapes, dtypes and shardings of `state`.
+
+        Args:
+          state: a fresh state of the same config.
+          step: which one; None takes the newest.
+
+        Raises:
+          InputError: it holds other arrays than this config's state.
+        """
+        step = self.latest if step is None else step
+        wanted = _flatten(state)
+        found = {name: tuple(leaf.shape) for name, leaf in self._checkpointer.metadata(step).metadata.items()}
+        expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
+        if found != expected:
+            odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
+            raise InputError(
+                f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, {expected.get(odd)} in this config"
+            )
+        arrays = self._checkpointer.load(step, jax.tree.map(_abstract, wanted))
+        return _unflatten(state, arrays), dict(self._checkpointer.metadata(step).custom_metadata)
+
+    def wait(self) -> None:
+        """Until what was begun is on disk."""
+        self._guard(self._checkpointer.wait)
+
+    def close(self) -> None:
+        self._guard(self._checkpointer.close)
+
+    def _guard(self, action) -> None:
+        try:
+            action()
+        except OSError as error:
+            raise InputError(
+                f"saving to {self._directory} failed ({error.strerror or error}); earlier checkpoints are untouched"
+            ) from None
+
+
+def _saved(state: TrainState) -> tuple:
+    return state.trainable, state.optimizer, state.updates
+
+
+def _flatten(state: TrainState) -> dict[str, jax.Array]:
+    """Path -> array, so that a checkpoint can be read without our classes."""
+    leaves = jax.tree_util.tree_leaves_with_path(_saved(state))
+    return {f"{('weights', 'optimizer', 'updates')[path[0].idx]}{_name(path[1:])}": leaf for path, leaf in leaves}
+
+
+def _unflatten(state: TrainState, arrays: dict[str, jax.Array]) -> TrainState:
+    structure = jax.tree.structure(_saved(state))
+    trainable, optimizer, updates = jax.tree.unflatten(structure, [arrays[name] for name in _flatten(state)])
+    return TrainState(trainable, state.frozen, optimizer, updates)
+
+
+def _name(path: tuple) -> str:
+    name = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+    return f".{name}" if name else ""
+
+
+def _abstract(leaf: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,153 @@
+"""GRPO's device programs: log-probabilities of groups and the loss of a micro-batch of groups."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.objectives.accumulation import Metrics, WeightedSum
+from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
+from vlaa_jax.objectives.log_probabilities import token_log_probabilities
+from vlaa_jax.processing.batches import Rows
+from vlaa_jax.training.shared_prompt import completion_states
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Groups:
+    """Prompts with their sampled completions.
+
+    Attributes:
+      prompts: `[B, P]`.
+      features: `[B, slots, D]` of a frozen tower; None when the tower trains, then it runs with the rest.
+      tokens: `[B, G, C]`.
+      lengths: `[B, G]`.
+    """
+
+    prompts: Rows
+    features: jax.Array | None
+    tokens: jax.Array
+    lengths: jax.Array
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """What the loss needs beside the groups, one number a token or a completion.
+
+    Attributes:
+      old: `[B, G, C]` log-probabilities of the sampling policy, fixed for all updates of a step.
+      reference: `[B, G, C]` of the frozen start, None without a KL penalty.
+      advantages: `[B, G]`.
+      mask: `[B, G, C]` tokens that count.
+      importance: `[B, G, C]` weights for sampler/trainer mismatch, None for 1.
+    """
+
+    old: jax.Array
+    reference: jax.Array | None
+    advantages: jax.Array
+    mask: jax.Array
+    importance: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """How log-probabilities are computed; hashable, static in every program.
+
+    Attributes:
+      temperature: of sampling; the log-probabilities are taken there, without truncation.
+      dtype: compute dtype.
+      remat: what a layer saves.
+      chunk: tokens whose logits exist at once.
+    """
+
+    temperature: float
+    dtype: str
+    remat: str
+    chunk: int
+
+    def log_probabilities(self, model: Qwen2_5_VL, groups: Groups) -> tuple[jax.Array, jax.Array]:
+        """`[B, G, C]` log-probabilities of the completions' tokens, and entropies; after the end they mean nothing."""
+        dtype = jnp.dtype(self.dtype)
+        features = groups.features
+        if features is None:
+            features = model.vision(groups.prompts.vision, dtype, self.remat)
+        states = completion_states(
+            model, groups.prompts, features, groups.tokens, groups.lengths, dtype=dtype, remat=self.remat
+        )
+        head = model.language.head[...]
+        return token_log_probabilities(
+            states, head, groups.tokens, temperature=self.temperature or 1.0, chunk=self.chunk
+        )
+
+
+@functools.partial(jax.jit, static_argnames="policy")
+def group_log_probabilities(model: Qwen2_5_VL, groups: Groups, *, policy: Policy) -> jax.Array:
+    """`[B, G, C]` without gradient: the reference's, or a recomputation of the policy's."""
+    return policy.log_probabilities(model, groups)[0]
+
+
+def group_loss(
+    model: Qwen2_5_VL,
+    batch: tuple[Groups, Scored, jax.Array],
+    *,
+    policy: Policy,
+    objective: GRPOObjective,
+) -> tuple[jax.Array, Metrics]:
+    """Loss sum and metrics of a micro-batch; the third part of the batch is the KL coefficient."""
+    groups, scored, kl_coefficient = batch
+    log_probability, entropy = policy.log_probabilities(model, groups)
+    loss, metrics = grpo_loss(
+        log_probability,
+        scored.old,
+        scored.reference,
+        scored.advantages,
+        scored.mask,
+        objective=objective,
+        kl_coefficient=kl_coefficient,
+        importance_weights=scored.importance,
+    )
+    counted = jnp.sum(scored.mask, dtype=jnp.float32)
+    metrics["entropy"] = WeightedSum(jnp.sum(jnp.where(scored.mask, entropy, 0.0)), counted)
+    row_tokens = groups.prompts.segments.size + groups.tokens.size
+    real = jnp.sum(groups.prompts.segments > 0) + jnp.sum(groups.lengths)
+    metrics["real_token_share"] = WeightedSum(real.astype(jnp.float32), jnp.float32(row_tokens))
+    return loss, metrics
+
+
+@functools.partial(jax.jit, static_argnames=("prompt_length", "completion_length"))
+def take_groups(groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_length: int, completion_length: int):
+    """Some groups of a step, cut to the smallest buckets that hold them.
+
+    Args:
+      groups, scored: of the whole step.
+      chosen: `[b]` places of the groups.
+      prompt_length: P of the result.
+      completion_length: C of the result.
+
+    Returns:
+      `(Groups, Scored)` with b groups.
+    """
+    prompts = groups.prompts
+    cut = lambda array: array[chosen, :prompt_length]  # noqa: E731
+    tokens = lambda array: None if array is None else array[chosen][..., :completion_length]  # noqa: E731
+    rows = Rows(
+        cut(prompts.tokens),
+        cut(prompts.segments),
+        prompts.positions[:, chosen, :prompt_length],
+        cut(prompts.feature_index),
+        jax.tree.map(lambda leaf: leaf[chosen], prompts.vision),
+    )
+    features = None if groups.features is None else groups.features[chosen]
+    return (
+        Groups(rows, features, tokens(groups.tokens), groups.lengths[chosen]),
+        Scored(
+            tokens(scored.old),
+            tokens(scored.reference),
+            scored.advantages[chosen],
+            tokens(scored.mask),
+            tokens(scored.importance),
+        ),
+    )

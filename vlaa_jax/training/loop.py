@@ -1,0 +1,274 @@
+"""The one training loop: resume, step, log, evaluate, checkpoint, report."""
+
+import json
+import pathlib
+import signal
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
+from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.random_bits import EVALUATION
+from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.training import settings
+from vlaa_jax.training.checkpoint import Checkpoints
+from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.progress import Progress
+from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
+from vlaa_jax.training.run_report import write_run_report
+from vlaa_jax.training.task import StepReport, Task
+from vlaa_jax.training.tensorboard import TensorBoard
+
+# What may differ when a run goes on: nothing that changes a weight.
+CHANGEABLE = ("steps", "log", "evaluation", "checkpoint", "data.cache")
+_SHOWN = ("reward", "loss", "valid", "length", "kl", "evaluation/reward", "seconds/step")
+_MOST_BAD_STEPS = 3
+_FEWEST_VALID = 0.05  # of the completions of the first steps
+_FALL = 0.10  # of the held-out reward below its best
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM: the step in progress was finished and saved."""
+
+
+def train(config: ConfigDict, task: Task, workdir: pathlib.Path, *, command: str) -> pathlib.Path:
+    """Runs a task to its last step, from wherever its folder stands.
+
+    Args:
+      config: of the run; it is kept in the folder and compared on resume.
+      task: SFT or GRPO.
+      workdir: the run's folder.
+      command: what starts this run again; printed where that helps.
+
+    Returns:
+      The report.
+
+    Raises:
+      InputError: the folder holds another run, or three steps in a row had no finite gradient.
+      Interrupted: asked to stop; everything is saved.
+    """
+    folder = RunFolder(workdir)
+    prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
+    folder.begin(config.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE)
+    checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
+    start = checkpoints.latest or 0
+    if start:
+        task.state, task.numbers = checkpoints.restore(task.state)
+    folder.cut_after(start if start else -1)
+    evaluation = _Evaluation(config, task, folder)
+
+    stop = _StopFlag()
+    compiled = CompileCounter()
+    bad_steps = 0
+    with (
+        Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
+        TensorBoard(folder.tensorboard) as board,
+    ):
+        if start:
+            progress.say(f"resumed {workdir} at step {start} of {task.steps}")
+        else:
+            # Step 0 is the start policy: the "before" of the report, and the mark that a best checkpoint must pass.
+            folder.write_metrics(0, evaluation.full("before", 0))
+        if start < task.steps:
+            task.begin()
+        for number in range(start + 1, task.steps + 1):
+            clock, began = Clock(), time.perf_counter()
+            report = task.step(number, clock)
+            metrics = dict(report.metrics)
+            bad_steps = _count_bad(report, number, bad_steps, folder)
+            reward = None
+            if evaluation.due(number):
+                with clock.phase("evaluate"):
+                    measured = evaluation.subset()
+                reward = measured["evaluation/reward"]
+                metrics |= measured
+            last = number == task.steps or stop.asked
+            if number % config.checkpoint.every == 0 or last:
+                with clock.phase("checkpoint"):
+                    checkpoints.save(number, task.state, task.numbers, reward)
+            seconds = clock.read()
+            whole = time.perf_counter() - began
+            metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
+            metrics |= {"seconds/step": whole, "seconds/other": whole - sum(seconds.values())}
+            for phase, tokens in report.tokens.items():
+                metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
+            metrics["programs_compiled"] = compiled.count
+            folder.write_samples(number, report.samples)
+            folder.write_metrics(number, metrics)
+            board.scalars(number, metrics)
+            _show_samples(board, number, report, config.log.samples)
+            progress.step(number, metrics)
+            for warning in _warnings(number, metrics, report, folder):
+                progress.say(warning)
+            if stop.asked and number < task.steps:
+                checkpoints.close()
+                raise Interrupted(f"stopped after step {number}, which is saved; go on with: {command}")
+        checkpoints.wait()
+        if not evaluation.done("after"):
+            evaluation.full("after", task.steps)
+    checkpoints.close()
+    report_path = write_run_report(folder, evaluation.source)
+    folder.close()
+    return report_path
+
+
+class _Evaluation:
+    """Held-out evaluation of a run: small and often inside the loop, whole and twice (greedy and sampled) around it."""
+
+    def __init__(self, config: ConfigDict, task: Task, folder: RunFolder):
+        self._config = config
+        self._task = task
+        self._folder = folder
+        self.source: RecordSource | None = None
+        if not config.data.evaluation:
+            return
+        self.source, index = settings.open_records(config, "evaluation", task.encoder)
+        scorer = getattr(task, "scorer", None)
+        pool = getattr(task, "pool", None)
+
+        def evaluator(records: int) -> Evaluator:
+            return Evaluator(
+                self.source,
+                index,
+                task.encoder,
+                batch=config.evaluation.batch,
+                records=records,
+                scorer=scorer,
+                pool=pool,
+            )
+
+        self._subset = evaluator(config.evaluation.records)
+        self._full = evaluator(0)
+
+    def due(self, number: int) -> bool:
+        return self.source is not None and number % self._config.evaluation.every == 0
+
+    def subset(self) -> dict[str, float]:
+        """Greedy rewards of the small set, for the curve and the best checkpoint."""
+        return _prefixed("evaluation", summarise(self._run(self._subset, greedy=True, description="evaluate")))
+
+    def full(self, name: str, step: int) -> dict[str, float]:
+        """Greedy and sampled answers of the whole set, kept in `evaluation/<name>-<mode>.jsonl`."""
+        if self.source is None:
+            return {}
+        out = {}
+        for mode, prefix in (("greedy", "evaluation"), ("sampled", "evaluation_sampled")):
+            results = self._run(self._full, greedy=mode == "greedy", description=f"{name}, {mode}")
+            _write_results(self._path(name, mode), step, results)
+            out |= _prefixed(prefix, summarise(results))
+        return out
+
+    def done(self, name: str) -> bool:
+        return self.source is None or all(self._path(name, mode).exists() for mode in ("greedy", "sampled"))
+
+    def _path(self, name: str, mode: str) -> pathlib.Path:
+        return self._folder.directory / "evaluation" / f"{name}-{mode}.jsonl"
+
+    def _run(self, evaluator: Evaluator, *, greedy: bool, description: str) -> list[Result]:
+        config, task = self._config, self._task
+        generator = Generator(
+            sampling=settings.sampling(config, task.encoder, task.model.config, greedy=greedy),
+            group=1 if greedy else config.evaluation.samples,
+            new_tokens=config.rollout.new_tokens,
+            prompt_buckets=tuple(config.rollout.prompt_buckets),
+            window_buckets=tuple(config.rollout.window_buckets),
+            seed=config.seed,
+            stream=EVALUATION,
+        )
+        weights = sampling_weights(task.model, settings.compute_dtype(config))
+        return evaluator(weights, generator, description)
+
+
+class _StopFlag:
+    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def _count_bad(report: StepReport, number: int, bad_steps: int, folder: RunFolder) -> int:
+    """Keeps the batch of a step without a finite gradient; three in a row end the run."""
+    if report.bad_batch is None:
+        return 0
+    path = folder.directory / f"non-finite-step-{number}.npz"
+    np.savez(path, **{name: np.asarray(value) for name, value in report.bad_batch.items()})
+    if bad_steps + 1 == _MOST_BAD_STEPS:
+        raise InputError(
+            f"steps {number - _MOST_BAD_STEPS + 1} to {number} had no finite loss or gradient and were not applied; "
+            f"their batches are in {folder.directory}: lower config.optimizer.learning_rate"
+        )
+    return bad_steps + 1
+
+
+def _warnings(number: int, metrics: Mapping[str, float], report: StepReport, folder: RunFolder) -> list[str]:
+    out = []
+    if number <= 2 and metrics.get("valid", 1.0) < _FEWEST_VALID:
+        shown = "\n---\n".join(str(row["completion"]) for row in report.samples[:3])
+        out.append(f"only {metrics['valid']:.1%} of the completions hold a valid answer; three of them:\n{shown}")
+    if "loss_spike" in metrics:
+        out.append(f"step {number}: the loss jumped to {metrics['loss']:.3g}; the examples are named in samples.jsonl")
+    if "evaluation/reward" in metrics:
+        best = max(row["evaluation/reward"] for row in folder.metrics() if "evaluation/reward" in row)
+        if metrics["evaluation/reward"] < best - _FALL:
+            out.append(
+                f"step {number}: held-out reward {metrics['evaluation/reward']:.3f} is {_FALL:.2f} below its best "
+                f"({best:.3f}): the best checkpoint is kept; consider a lower learning rate"
+            )
+    return out
+
+
+def _show_samples(board: TensorBoard, number: int, report: StepReport, count: int) -> None:
+    for row in [row for row in report.samples if "completion" in row][:count]:
+        board.text(number, f"{row['verifier']}/{row['id']}", f"{row['completion']}\n\nreward {row['score']:.3f}")
+
+
+def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
+    return {f"{prefix}/{name}": value for name, value in values.items()}
+
+
+def _write_results(path: pathlib.Path, step: int, results: list[Result]) -> None:
+    """One line a record; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps(result_row(step, result)) for result in results]
+    replace_file(path, ("\n".join(lines) + "\n").encode())
+
+
+def result_row(step: int, result: Result) -> dict[str, Any]:
+    """A record's answers as the evaluation files hold them."""
+    answers = [
+        {
+            "completion": answer.completion,
+            "length": answer.length,
+            "truncated": answer.truncated,
+            **trace_fields(answer.trace),
+        }
+        for answer in result.answers
+    ]
+    record = result.record
+    return {
+        "step": step,
+        "id": record.id,
+        "verifier": record.verifier,
+        "kind": record.metadata.get("kind", record.verifier),
+        "gold": record.answer,
+        "answers": answers,
+    }
+
+
+def describe_device() -> str:
+    """Device and count in words, for the first line of a run."""
+    devices = jax.devices()
+    return f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else str(devices[0].device_kind)

@@ -1,0 +1,127 @@
+"""From the sections of a config to the objects they describe."""
+
+import dataclasses
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
+from vlaa_jax.models.qwen2_5_vl.config import read_config
+from vlaa_jax.objectives.grpo import GRPOObjective
+from vlaa_jax.processing.conversation import load_prompt
+from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.processing.images import ImageProcessor
+from vlaa_jax.processing.index import Index, build_index, usable
+from vlaa_jax.processing.records import VERIFIERS, RecordSource
+from vlaa_jax.processing.tokenizer import Tokenizer
+from vlaa_jax.processing.vision_plan import WindowGeometry
+from vlaa_jax.rewards import check_gold
+from vlaa_jax.rollout.draw import Sampling
+from vlaa_jax.training.optimizer import adamw, learning_rate_schedule
+
+
+def require(config: ConfigDict, field: str, what: str) -> str:
+    """The value of a field that the user must set.
+
+    Raises:
+      InputError: it is empty; says what belongs there.
+    """
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    if not value:
+        raise InputError(f"config.{field} is not set: expected {what} (--config.{field}=...)")
+    return value
+
+
+def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
+    """The start checkpoint's weights in float32, and its encoder."""
+    directory = require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL")
+    return hf.load(directory, dtype=np.float32), load_encoder(config)
+
+
+def load_encoder(config: ConfigDict) -> Encoder:
+    """The start checkpoint's tokenizer, image rule and window geometry under the config's prompt."""
+    directory = require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL")
+    sizes: ModelConfig = read_config(directory)
+    images = ImageProcessor(
+        directory, min_pixels=config.data.min_pixels or None, max_pixels=config.data.max_pixels or None
+    )
+    return Encoder(
+        Tokenizer(directory),
+        images,
+        load_prompt(config.prompt.system or None, config.prompt.instructions.to_dict()),
+        WindowGeometry(sizes.vision.merge, sizes.vision.window_units),
+        image_token=sizes.image_token,
+    )
+
+
+def open_records(config: ConfigDict, field: str, encoder: Encoder) -> tuple[RecordSource, Index]:
+    """A shard set and its index, with records that this run does not use marked.
+
+    Args:
+      config: the run's.
+      field: `train` or `evaluation`.
+      encoder: decides sizes.
+
+    Raises:
+      InputError: unusable records while `config.data.skip_bad` is off, or none left.
+    """
+    source = RecordSource(require(config, f"data.{field}", "shards as DIRECTORY:SPLIT"))
+    index = build_index(source, encoder, check_gold)
+    if index.report() and not config.data.skip_bad:
+        raise InputError(f"config.data.{field}: {index.report()}; --config.data.skip_bad=true goes on without them")
+    enabled = [VERIFIERS.index(name) for name in config.rewards.enabled]
+    index = usable(index, np.isin(index.verifier, enabled), "its verifier is not in config.rewards.enabled")
+    index = usable(index, index.prompt <= max(config.rollout.prompt_buckets), "prompt above the largest bucket")
+    index = usable(index, index.windows <= max(config.rollout.window_buckets), "windows above the largest bucket")
+    if not len(index.good):
+        raise InputError(f"config.data.{field}: no usable record ({index.report()})")
+    return source, index
+
+
+def sampling(config: ConfigDict, encoder: Encoder, sizes: ModelConfig, *, greedy: bool = False) -> Sampling:
+    """The rollout's distribution, or greedy."""
+    section = config.rollout
+    return Sampling(
+        temperature=0.0 if greedy else section.temperature,
+        top_k=0 if greedy else section.top_k,
+        top_p=1.0 if greedy else section.top_p,
+        end_tokens=encoder.tokenizer.end_tokens,
+        banned_tokens=(sizes.image_token, sizes.video_token),
+    )
+
+
+def objective(config: ConfigDict) -> GRPOObjective:
+    """`config.objective`, the fields of `GRPOObjective`."""
+    names = {field.name for field in dataclasses.fields(GRPOObjective)}
+    return GRPOObjective(**{name: value for name, value in config.objective.items() if name in names})
+
+
+def optimizer(config: ConfigDict, updates: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
+    """AdamW and its schedule over the run's updates."""
+    section = config.optimizer
+    schedule = learning_rate_schedule(section.learning_rate, section.floor, section.warmup_share, updates)
+    transform = adamw(
+        schedule,
+        weight_decay=section.weight_decay,
+        clip_norm=section.clip_norm,
+        beta1=section.beta1,
+        beta2=section.beta2,
+    )
+    return transform, schedule
+
+
+def compute_dtype(config: ConfigDict) -> jnp.dtype:
+    return jnp.dtype(config.model.dtype)
+
+
+def enable_compilation_cache(directory: pathlib.Path) -> None:
+    """Programs compiled once are read from disk in later runs."""
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)

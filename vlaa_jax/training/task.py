@@ -1,0 +1,53 @@
+"""What the training loop needs from an objective."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.training.clock import Clock
+from vlaa_jax.training.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class StepReport:
+    """What a step leaves for the run folder.
+
+    Attributes:
+      metrics: numbers for `metrics.jsonl`, without timings.
+      samples: rows for `samples.jsonl`.
+      tokens: tokens that each phase handled, for tokens a second.
+      bad_batch: set when an update was not finite: arrays and ids for debugging.
+    """
+
+    metrics: dict[str, float]
+    samples: Sequence[Mapping[str, Any]]
+    tokens: dict[str, int]
+    bad_batch: Mapping[str, Any] | None = None
+
+
+class Task(Protocol):
+    """SFT, GRPO, ...: everything that differs between them.
+
+    Attributes:
+      state: the policy in training; replaced by every step.
+      encoder: the policy's.
+      steps: length of the run.
+      numbers: JSON values that must survive a resume exactly; read and written by the loop.
+    """
+
+    state: TrainState
+    encoder: Encoder
+    steps: int
+    numbers: dict[str, Any]
+
+    def begin(self) -> None:
+        """Called once before the first step of a start, after `state` and `numbers` were restored."""
+
+    def step(self, number: int, clock: Clock) -> StepReport:
+        """Does step `number` (counted from 1), with all its updates."""
+
+    @property
+    def model(self) -> Qwen2_5_VL:
+        """The present policy."""
