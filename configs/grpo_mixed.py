@@ -60,11 +60,11 @@ def _recipe() -> ConfigDict:
     config.rollout.prompt_buckets = (512, 1024, 1536, 2048)  # tokens
     config.rollout.window_buckets = (20, 40, 80, 100)
 
-    config.update = ConfigDict()
-    config.update.completions = 256  # 8 updates a step
-    config.update.epochs = 1
-    config.update.micro_batch = 8  # groups
-    config.update.completion_buckets = (256, 512, 1024)  # tokens
+    config.updates = ConfigDict()
+    config.updates.completions = 256  # 8 updates a step
+    config.updates.epochs = 1
+    config.updates.micro_batch = 8  # groups
+    config.updates.completion_buckets = (256, 512, 1024)  # tokens
 
     config.objective = ConfigDict()
     config.objective.clip_low = 0.2  # not stated in the paper
@@ -129,11 +129,11 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.group_size = 8
     config.rollout.temperature = 1.0
     config.rollout.new_tokens = 160
-    config.rollout.prompt_buckets = (128, 160, 208)
-    config.rollout.window_buckets = (12, 32)
-    config.update.completions = 256
-    config.update.micro_batch = 8
-    config.update.completion_buckets = (32, 64, 96, 128, 160)
+    config.rollout.prompt_buckets = (128, 160, 208, 256)
+    config.rollout.window_buckets = (12, 24, 32)
+    config.updates.completions = 256
+    config.updates.micro_batch = 8
+    config.updates.completion_buckets = (32, 64, 96, 128, 160)
     config.objective.kl_coefficient = 1e-3
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256

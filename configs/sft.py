@@ -45,12 +45,12 @@ def _recipe() -> ConfigDict:
     config.prompt.system = ""  # file with the system message; '' is ours
     config.prompt.instructions = ConfigDict()  # verifier -> sentence, where it shall differ from ours
 
-    config.update = ConfigDict()
-    config.update.examples = 128  # however they are packed
-    config.update.rows = 8  # of a micro-batch
-    config.update.row_tokens = 4096
-    config.update.row_windows = 200
-    config.update.row_targets = 2048
+    config.updates = ConfigDict()
+    config.updates.examples = 128  # however they are packed
+    config.updates.rows = 8  # of a micro-batch
+    config.updates.row_tokens = 4096
+    config.updates.row_windows = 200
+    config.updates.row_targets = 2048
 
     config.objective = ConfigDict()
     config.objective.normalisation = "tokens"  # mean over the update's answer tokens; not stated in the paper
@@ -104,11 +104,11 @@ def _demo(config: ConfigDict) -> None:
     config.data.train = "demo:sft"
     config.data.evaluation = "demo:heldout"
     config.data.max_pixels = 0
-    config.update.examples = 64
-    config.update.rows = 12
-    config.update.row_tokens = 320
-    config.update.row_windows = 24
-    config.update.row_targets = 160
+    config.updates.examples = 64
+    config.updates.rows = 12
+    config.updates.row_tokens = 320
+    config.updates.row_windows = 24
+    config.updates.row_targets = 160
     config.optimizer.learning_rate = 1.5e-3
     config.optimizer.floor = 7.5e-5
     config.optimizer.warmup_share = 0.05
@@ -116,8 +116,8 @@ def _demo(config: ConfigDict) -> None:
     config.optimizer.beta2 = 0.98
     config.rollout.temperature = 1.0
     config.rollout.new_tokens = 160
-    config.rollout.prompt_buckets = (128, 160, 208)
-    config.rollout.window_buckets = (12, 32)
+    config.rollout.prompt_buckets = (128, 160, 208, 256)
+    config.rollout.window_buckets = (12, 24, 32)
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 250
     config.evaluation.records = 260

@@ -2,9 +2,9 @@
 
     python launch/check_checkpoint.py --checkpoint=DIR [--image=FILE] [--json=FILE] [--tolerance=1e-4]
 
-Prints the largest differences of vision features, positions and logits and the first diverging greedy token. Runs in
-float32 on the CPU, so that it takes no accelerator from a running job; it needs torch (extra `test`) and four bytes of
-memory a parameter. Exit code 0: the same; 1: above the tolerance; 2: wrong input, said in one sentence.
+Prints the largest differences of vision features, positions and logits and the first diverging greedy token. Exit code
+0: the same; 1: above the tolerance; 2: wrong input, said in one sentence. Runs in float32 on the CPU, so that it takes
+no accelerator from a running job. It needs torch (extra `test`), and memory: four bytes a parameter and some 3 GB more.
 `vlaa_jax/evaluation/parity.py` says what this proves and what it does not.
 """
 

@@ -19,7 +19,7 @@ import torch
 from transformers import GenerationConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.evaluation import parity
+from vlaa_jax.evaluation import parity, parity_inputs
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import hf
 
@@ -63,7 +63,7 @@ def greedy(directory, rows):
     """Token by token: each step is one pass over the rows, padded to a fixed length."""
     model = hf.load(directory)
     room = [np.zeros(parity.CONTINUATION, np.int64)] * len(rows)
-    batch = parity.lay_out(rows, model.config, room)
+    batch = parity_inputs.lay_out(rows, model.config, room)
     lengths = np.asarray([len(row.tokens) for row in rows])
 
     @jax.jit
@@ -83,7 +83,7 @@ def greedy(directory, rows):
 @pytest.mark.parametrize("seed", [3, 4, 10])
 def test_64_greedy_tokens_with_images_equal_those_of_transformers(tmp_path, seed):
     config = write(tmp_path / "hf", seed)
-    rows = parity.random_rows(config, np.random.default_rng(seed))
+    rows = parity_inputs.random_rows(config, np.random.default_rng(seed))
     theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "hf", dtype=torch.float32)
     theirs.generation_config = GenerationConfig(do_sample=False, max_new_tokens=64, pad_token_id=0)
     expected = []
@@ -161,21 +161,21 @@ def test_a_fault_on_our_side_is_caught(tmp_path, monkeypatch, fault, features_di
 
 def test_wrong_positions_are_caught(tmp_path, monkeypatch):
     write(tmp_path / "hf")
-    true_positions = parity.mrope_positions
+    true_positions = parity_inputs.mrope_positions
 
     def late(*arguments, **keywords):
         positions = true_positions(*arguments, **keywords)
         positions[1, -1] += 3
         return positions
 
-    monkeypatch.setattr(parity, "mrope_positions", late)
+    monkeypatch.setattr(parity_inputs, "mrope_positions", late)
     report = parity.check_checkpoint(str(tmp_path / "hf"))
     assert report.positions == 3 and not report.passed
 
 
 # --- the comparison, by hand ---
 
-ROW = parity.Row("a row", np.asarray([4, 2]), np.zeros((0, 1), np.float32), ())
+ROW = parity_inputs.Row("a row", np.asarray([4, 2]), np.zeros((0, 1), np.float32), ())
 
 
 def outputs(logits, features=(1.0,), positions=(0, 1, 2)):
@@ -254,9 +254,11 @@ def test_an_image_token_in_the_continuation_is_text():
     config = oracle.draw_config(np.random.default_rng(0))
     merge = config.vision.merge
     patches = np.ones((2 * merge**2, config.vision.patch_values), np.float32)
-    row = parity.Row("", np.asarray([9, oracle.START, oracle.IMAGE, oracle.IMAGE]), patches, ((1, merge, 2 * merge),))
-    longer = parity.Row("", np.arange(10, 20), patches[:0], ())
-    batch = parity.lay_out([row, longer], config, [np.asarray([oracle.IMAGE, 30]), np.asarray([31])])
+    row = parity_inputs.Row(
+        "", np.asarray([9, oracle.START, oracle.IMAGE, oracle.IMAGE]), patches, ((1, merge, 2 * merge),)
+    )
+    longer = parity_inputs.Row("", np.arange(10, 20), patches[:0], ())
+    batch = parity_inputs.lay_out([row, longer], config, [np.asarray([oracle.IMAGE, 30]), np.asarray([31])])
     assert batch.tokens.tolist()[0] == [9, 5, 7, 7, 7, 30, 0, 0, 0, 0, 0]
     assert batch.segments.tolist() == [[1] * 6 + [0] * 5, [1] * 11]
     assert batch.feature_index.tolist() == [[-1, -1, 0, 1, *[-1] * 7], [-1] * 11]
@@ -276,11 +278,11 @@ def picture(path, size=(50, 37)):
 def test_a_picture_with_a_question(tmp_path):
     config = write(tmp_path / "hf")
     oracle.write_tokenizer(tmp_path / "hf")
-    row = parity.image_row(str(tmp_path / "hf"), config, picture(tmp_path / "a.png"), np.random.default_rng(0))
+    row = parity_inputs.image_row(str(tmp_path / "hf"), config, picture(tmp_path / "a.png"), np.random.default_rng(0))
     # 37 x 50 pixels are scaled up to at least 3136, in multiples of 8: 56 x 72 pixels, 14 x 18 patches, 7 x 9 tokens.
     assert row.grids == ((1, 14, 18),) and row.patches.shape == (252, 96) and row.name == "a.png"
     assert row.tokens[:65].tolist() == [oracle.START, *[oracle.IMAGE] * 63, oracle.END]
-    assert len(row.tokens) == 65 + len(parity.QUESTION)
+    assert len(row.tokens) == 65 + len(parity_inputs.QUESTION)
     report = parity.check_checkpoint(str(tmp_path / "hf"), str(tmp_path / "a.png"))
     assert report.passed and report.rows[-1] == "a.png"
 
@@ -290,17 +292,17 @@ def test_a_picture_without_tokenizer_files(tmp_path):
     Qwen2VLImageProcessorPil(patch_size=4, size={"shortest_edge": 64, "longest_edge": 640}).save_pretrained(
         tmp_path / "hf"
     )
-    row = parity.image_row(str(tmp_path / "hf"), config, picture(tmp_path / "a.png"), np.random.default_rng(0))
+    row = parity_inputs.image_row(str(tmp_path / "hf"), config, picture(tmp_path / "a.png"), np.random.default_rng(0))
     assert math.prod(row.grids[0]) * 16 <= 640  # the directory's own limit of pixels
     assert (row.tokens == oracle.IMAGE).sum() == math.prod(row.grids[0]) // 4
     assert parity.check_checkpoint(str(tmp_path / "hf"), str(tmp_path / "a.png")).passed
 
 
-def test_a_large_picture_is_scaled_to_512_tokens(tmp_path):
+def test_a_large_picture_is_scaled_to_256_tokens(tmp_path):
     config = write(tmp_path / "hf")
     image = picture(tmp_path / "a.png", size=(900, 300))
-    row = parity.image_row(str(tmp_path / "hf"), config, image, np.random.default_rng(0))
-    assert 450 < (row.tokens == oracle.IMAGE).sum() <= 512
+    row = parity_inputs.image_row(str(tmp_path / "hf"), config, image, np.random.default_rng(0))
+    assert 220 < (row.tokens == oracle.IMAGE).sum() <= 256
 
 
 def test_wrong_pictures_tokenizers_and_processors(tmp_path):
@@ -309,7 +311,7 @@ def test_wrong_pictures_tokenizers_and_processors(tmp_path):
 
     def message(image=None):
         with pytest.raises(InputError) as caught:
-            parity.image_row(str(directory), config, image or picture(tmp_path / "a.png"), rng)
+            parity_inputs.image_row(str(directory), config, image or picture(tmp_path / "a.png"), rng)
         return str(caught.value)
 
     assert "nowhere.png is not a picture" in message(str(tmp_path / "nowhere.png"))
@@ -321,7 +323,7 @@ def test_wrong_pictures_tokenizers_and_processors(tmp_path):
     oracle.write_tokenizer(directory)
     small = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=40))
     with pytest.raises(InputError, match=r"the tokenizer gives id \d+, the model has 40 rows"):
-        parity.image_row(str(directory), small, picture(tmp_path / "a.png"), rng)
+        parity_inputs.image_row(str(directory), small, picture(tmp_path / "a.png"), rng)
     (directory / "tokenizer.json").write_text("{")
     assert "the tokenizer of" in message()
     Qwen2VLImageProcessorPil(patch_size=14).save_pretrained(directory)

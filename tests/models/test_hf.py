@@ -90,7 +90,7 @@ def rename(directory, *, shards=True, index=True):
 
 
 def mix_dtypes(tensors):
-    """A dtype drawn for each tensor, so that layers of one stack differ, with values that a careless cast would lose."""
+    """A dtype drawn for each tensor: layers of one stack differ, and hold values that a careless cast would lose."""
     rng, out = np.random.default_rng(0), {}
     for name, tensor in sorted(tensors.items()):
         kind = (np.float32, ml_dtypes.bfloat16, np.float16)[rng.integers(3)]

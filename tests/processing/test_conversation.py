@@ -147,7 +147,7 @@ def test_bad_prompt_files_and_verifiers_are_refused(tmp_path):
             load_prompt(str(path))
     with pytest.raises(InputError, match="is no text file"):
         load_prompt(str(tmp_path))
-    with pytest.raises(InputError, match="config.prompt.instructions: unknown verifier 'number'"):
+    with pytest.raises(InputError, match=r"config\.prompt\.instructions: unknown verifier 'number'"):
         load_prompt(instructions={"number": "One number."})
     with pytest.raises(InputError, match="record odd: verifier 'number' is none of digit, mcq, math, iou, open_ended"):
         load_prompt().messages(Record("odd", (), "x?", "1", "number"))

@@ -77,7 +77,7 @@ def _chart(title: str, lines: Mapping[str, Series], limits: Sequence[float]) -> 
     if not values:
         return "<p class='note'>No values.</p>"
     values += limits
-    y_ticks, x_ticks = ticks(min(values), max(values), 4), ticks(min(steps), max(steps), 5, whole=True)
+    y_ticks, x_ticks = ticks(min(values), max(values), 5), ticks(min(steps), max(steps), 5, whole=True)
     bottom, top = y_ticks[0], y_ticks[-1]
     first, last = min(steps), max(max(steps), min(steps) + 1)
 

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from vlaa_jax.evaluation.chart import Curve, html_curve
 from vlaa_jax.evaluation.report_style import STYLE
 from vlaa_jax.evaluation.tables import Table, html_table
-from vlaa_jax.processing.images import decode
 
 _BOXES = ("gold", "before", "after")  # in drawing order; each has its colour and line in the style
 _LARGEST_SIDE = 800  # pixels; larger pictures are stored smaller
@@ -146,7 +145,8 @@ def _completion(label: str, text: str, reward: float) -> str:
     place = text.find("<answer>")
     reasoning, answer = (text, "") if place < 0 else (text[:place], text[place:])
     if len(reasoning) > _FOLDED:
-        shown, hidden = reasoning[:_SHOWN], reasoning[_SHOWN:]
+        cut = reasoning.rfind(" ", 0, _SHOWN) + 1 or _SHOWN
+        shown, hidden = reasoning[:cut], reasoning[cut:]
         fold = f"<details><summary>… {len(hidden):,} more characters</summary>{_quiet_tags(hidden)}</details>"
         reasoning = _quiet_tags(shown) + fold
     else:
@@ -165,11 +165,13 @@ def _quiet_tags(text: str) -> str:
 
 def _picture(encoded: bytes, boxes: Sequence[Box], name: str) -> str:
     """The picture with its boxes, in coordinates of the picture's own pixels whatever size it is stored or shown in."""
+    from vlaa_jax.processing.images import decode  # seconds: it loads the image processor
+
     image = decode(encoded)
     width, height = image.size
     lossless = max(width, height) <= _LOSSLESS_SIDE
     image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    # Stored anew: browsers turn pictures by their EXIF data, the policy does not.
+    # From the decoded pixels, without EXIF data: a browser must not turn what the policy saw.
     buffer = io.BytesIO()
     image.save(buffer, **({"format": "PNG"} if lossless else {"format": "JPEG", "quality": 88}))
     data = base64.b64encode(buffer.getvalue()).decode()

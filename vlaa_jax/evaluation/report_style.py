@@ -5,7 +5,7 @@ STYLE = """
 :root { color-scheme: light dark; --page: #f6f6f4; --card: #fff; --ink: #16181d; --quiet: #5d636e; --rule: #dcdcd8;
   --grid: #e9e9e6; --tint: #f1f1ee; --accent: #1f5fbf;
   --c0: #2a6fd0; --c1: #d9601f; --c2: #128a63; --c3: #a8327e; --c4: #b08900; --c5: #5b4bb5;
-  --gold: #d99a00; --before: #d4482e; --after: #1f6fd6; }
+  --gold: #e3a000; --before: #e2502c; --after: #2b7de9; }
 @media (prefers-color-scheme: dark) { :root { --page: #131417; --card: #1c1e23; --ink: #e8e9ec; --quiet: #9ba1ad;
   --rule: #34373f; --grid: #2a2d34; --tint: #25282f; --accent: #8ab4f8;
   --c0: #6aa5f5; --c1: #f28a50; --c2: #3fbf92; --c3: #e07bbd; --c4: #d9b43a; --c5: #a296f0;
@@ -53,7 +53,8 @@ svg text.x { text-anchor: middle; } svg text.y { text-anchor: end; }
 .line0 { --c: var(--c0); } .line1 { --c: var(--c1); } .line2 { --c: var(--c2); }
 .line3 { --c: var(--c3); } .line4 { --c: var(--c4); } .line5 { --c: var(--c5); }
 article { display: grid; gap: 18px; grid-template-columns: 260px minmax(0, 1fr); }
-.pictures > svg { display: block; width: 100%; height: auto; border-radius: 6px; margin-bottom: 8px; }
+.pictures > svg { display: block; width: 100%; height: auto; max-height: 340px; border-radius: 6px;
+  margin-bottom: 8px; }
 .edge { fill: none; stroke: var(--e); stroke-width: 2.5; vector-effect: non-scaling-stroke; }
 .halo { fill: none; stroke: #0009; stroke-width: 4.5; vector-effect: non-scaling-stroke; }
 .gold { --e: var(--gold); } .before { --e: var(--before); } .after { --e: var(--after); }
@@ -66,7 +67,8 @@ article { display: grid; gap: 18px; grid-template-columns: 260px minmax(0, 1fr);
 .question { white-space: pre-wrap; overflow-wrap: anywhere; font-weight: 500; }
 p.gold { white-space: pre-wrap; overflow-wrap: anywhere; }
 p.gold span { color: var(--quiet); font-size: .8125rem; margin-right: 6px; }
-.pair { display: grid; gap: 14px; grid-template-columns: repeat(2, minmax(0, 1fr)); margin-top: 12px; }
+.pair { display: grid; gap: 14px; grid-template-columns: repeat(2, minmax(0, 1fr)); align-items: start;
+  margin-top: 12px; }
 .completion { background: var(--tint); border-radius: 8px; padding: 10px 12px; border-top: 3px solid var(--e); }
 h4 { display: flex; justify-content: space-between; gap: 8px; margin: 0 0 6px; font-size: .875rem; }
 .reward { color: var(--quiet); font-weight: 500; font-variant-numeric: tabular-nums; }
@@ -79,7 +81,8 @@ pre { overflow-x: auto; font-size: .8125rem; margin: 10px 0 0; }
 @media (max-width: 760px) {
   header, main { padding: 0 12px; } header { padding-top: 20px; } h1 { font-size: 1.4rem; }
   article { grid-template-columns: minmax(0, 1fr); padding: 12px; gap: 12px; }
-  .pictures { display: flex; flex-wrap: wrap; gap: 8px; } .pictures > svg { flex: 0 1 220px; width: auto; margin: 0; }
+  .pictures { display: flex; flex-wrap: wrap; align-items: flex-start; gap: 8px; }
+  .pictures > svg { flex: 0 1 220px; width: auto; margin: 0; }
   .pictures .legend { width: 100%; margin: 0; }
   .pair { grid-template-columns: minmax(0, 1fr); }
 }

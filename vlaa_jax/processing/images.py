@@ -59,7 +59,8 @@ class ImageProcessor:
     def resize(self, original: tuple[int, int]) -> Resize:
         """The resize rule: sides become multiples of `factor`, the aspect is kept, and so are the pixel limits.
 
-        A strip so narrow that it cannot shrink below one `factor` may stay above `max_pixels`.
+        A strip that cannot shrink below one `factor` may stay above `max_pixels`; so may an image where the two limits
+        lie closer than one step of `factor`.
 
         Args:
           original: width, height.
@@ -117,7 +118,7 @@ def _read_processor(directory: epath.Path) -> Qwen2VLImageProcessorPil:
         return Qwen2VLImageProcessorPil()
     try:
         processor = Qwen2VLImageProcessorPil.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(f"{directory}: the image processor's configuration cannot be read ({error})") from None
     if not processor.do_resize:
         raise InputError(f"{directory}: do_resize is false, but only resized images fall into whole tokens")

@@ -54,18 +54,18 @@ class GRPOTask:
         self.steps = config.steps
         self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
 
-        updates, rest = divmod(config.rollout.prompts * config.rollout.group_size, config.update.completions)
-        if rest or config.update.completions % config.rollout.group_size:
+        updates, rest = divmod(config.rollout.prompts * config.rollout.group_size, config.updates.completions)
+        if rest or config.updates.completions % config.rollout.group_size:
             raise InputError(
-                f"config.update.completions is {config.update.completions}: expected a multiple of the group size "
+                f"config.updates.completions is {config.updates.completions}: expected a multiple of the group size "
                 f"{config.rollout.group_size} that divides a step's {config.rollout.prompts} x {config.rollout.group_size}"
             )
-        if (config.update.completions // config.rollout.group_size) % config.update.micro_batch:
+        if (config.updates.completions // config.rollout.group_size) % config.updates.micro_batch:
             raise InputError(
-                f"config.update.micro_batch is {config.update.micro_batch}: expected a number of groups that divides "
-                f"an update's {config.update.completions // config.rollout.group_size}"
+                f"config.updates.micro_batch is {config.updates.micro_batch}: expected a number of groups that divides "
+                f"an update's {config.updates.completions // config.rollout.group_size}"
             )
-        self.updates_per_step = updates * config.update.epochs
+        self.updates_per_step = updates * config.updates.epochs
         transform, self._schedule = settings.optimizer(config, config.steps * self.updates_per_step)
         self.state = create_state(model, transform, freeze_vision=config.model.freeze_vision)
         self._objective = settings.objective(config)
@@ -192,7 +192,7 @@ class GRPOTask:
 
     def _micro_batches(self, chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """Groups of an update in micro-batches; sorted by length, so that few share a large bucket with small ones."""
-        size = self.config.update.micro_batch
+        size = self.config.updates.micro_batch
         ordered = chosen[np.argsort(lengths[chosen].max(axis=1), kind="stable")]
         return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
@@ -201,14 +201,14 @@ class GRPOTask:
         prompts = int(np.asarray(groups.prompts.segments)[chosen].sum(axis=1).max())
         longest = int(np.asarray(groups.lengths)[chosen].max())
         prompt_length = bucket(prompts, self.config.rollout.prompt_buckets, "a prompt's length")
-        length = bucket(longest, self.config.update.completion_buckets, "a completion's length")
+        length = bucket(longest, self.config.updates.completion_buckets, "a completion's length")
         length = min(length, groups.tokens.shape[-1])
         part = take_groups(groups, scored, jnp.asarray(chosen), prompt_length=prompt_length, completion_length=length)
         return *part, length
 
     def _update(self, number: int, groups: Groups, scored: Scored, lengths: np.ndarray, clock: Clock) -> dict[str, Any]:
         """All updates of the step; groups are dealt out by the step's seed and never split over updates."""
-        section = self.config.update
+        section = self.config.updates
         kl_coefficient = jnp.float32(self.numbers["kl_coefficient"])
         per_update = section.completions // self.config.rollout.group_size
         gathered: dict[str, list[float]] = collections.defaultdict(list)

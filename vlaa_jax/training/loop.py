@@ -38,13 +38,13 @@ class Interrupted(Exception):
     """Ctrl-C or SIGTERM: the step in progress was finished and saved."""
 
 
-def train(config: ConfigDict, task: Task, workdir: pathlib.Path, *, command: str) -> pathlib.Path:
+def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: str) -> pathlib.Path:
     """Runs a task to its last step, from wherever its folder stands.
 
     Args:
-      config: of the run; it is kept in the folder and compared on resume.
       task: SFT or GRPO.
       workdir: the run's folder.
+      recorded: the config as the user gave it; it is kept in the folder and compared on resume.
       command: what starts this run again; printed where that helps.
 
     Returns:
@@ -54,9 +54,10 @@ def train(config: ConfigDict, task: Task, workdir: pathlib.Path, *, command: str
       InputError: the folder holds another run, or three steps in a row had no finite gradient.
       Interrupted: asked to stop; everything is saved.
     """
+    config = task.config
     folder = RunFolder(workdir)
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
-    folder.begin(config.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE)
+    folder.begin(recorded.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE)
     checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
     start = checkpoints.latest or 0
     if start:

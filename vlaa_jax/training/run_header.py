@@ -35,7 +35,7 @@ _PACKAGES = (
     "pillow",
     "math-verify",
 )
-_ABSENT = "absent"
+_ABSENT = object()
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -89,11 +89,15 @@ def continued_header(
         if not any(f"{name}.".startswith(f"config.{field}.") for field in changeable):
             allowed = f"only {', '.join(changeable)} may change" if changeable else "nothing may change"
             raise InputError(
-                f"{name} is {after!r} where this run began with {before!r}; {allowed} when a run goes on. "
+                f"{name} is {_show(after)} where this run began with {_show(before)}; {allowed} when a run goes on. "
                 "Set it back, or start a new run in another folder"
             )
-        changed[name.removeprefix("config.")] = after
+        changed[name.removeprefix("config.")] = None if after is _ABSENT else after
     return {**header, "starts": [*header["starts"], _start(changed)]}
+
+
+def _show(value: Any) -> str:
+    return "absent" if value is _ABSENT else repr(value)
 
 
 def _start(changed: Mapping[str, Any]) -> dict[str, Any]:

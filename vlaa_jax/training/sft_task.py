@@ -30,7 +30,7 @@ class SFTTask:
         self.config = config
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
-        section = config.update
+        section = config.updates
         shape = PackedShape(section.rows, section.row_tokens, section.row_windows, section.row_targets)
         source, index = settings.open_records(config, "train", self.encoder)
         fits = (index.prompt + index.completion <= shape.length) & (index.completion <= shape.targets)

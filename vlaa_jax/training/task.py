@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from ml_collections import ConfigDict
+
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.training.clock import Clock
@@ -31,12 +33,14 @@ class Task(Protocol):
     """SFT, GRPO, ...: everything that differs between them.
 
     Attributes:
+      config: of the run, with every name resolved to a path.
       state: the policy in training; replaced by every step.
       encoder: the policy's.
       steps: length of the run.
       numbers: JSON values that must survive a resume exactly; read and written by the loop.
     """
 
+    config: ConfigDict
     state: TrainState
     encoder: Encoder
     steps: int

@@ -22,8 +22,6 @@ from tensorboard.compat.proto.types_pb2 import DT_STRING
 from tensorboard.plugins.text.metadata import create_summary_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from vlaa_jax.processing.images import decode
-
 _TEXT_COLUMNS = 110
 _CAPTION_WIDTH = 420  # pixels
 _CAPTION_SIZE = 14
@@ -73,6 +71,8 @@ class TensorBoard:
         Raises:
           InputError: the bytes are no image.
         """
+        from vlaa_jax.processing.images import decode  # seconds: it loads the image processor
+
         picture = _with_caption(decode(encoded), caption)
         buffer = io.BytesIO()
         picture.save(buffer, "PNG")
