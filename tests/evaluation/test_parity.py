@@ -375,7 +375,7 @@ def test_the_tool_refuses_in_one_sentence(tmp_path):
     write(tmp_path / "hf")
     done = run("--checkpoint", tmp_path / "hf", before="import sys; sys.modules['torch'] = None")
     assert done.returncode == 2
-    sentence = "the comparison needs torch and transformers: install them with `pip install 'vlaa-jax[test]'`"
+    sentence = "the comparison needs torch: install it with `pip install -e '.[test]'` in the repository"
     assert done.stderr.splitlines() == [f"error: {sentence}"]
 
     done = run("--checkpoint", tmp_path / "hf", "--json", tmp_path / "nowhere" / "report.json")

@@ -10,6 +10,7 @@ import sys
 import hypothesis
 import pytest
 import sentencepiece
+import tokenizers
 import transformers
 from hypothesis import strategies as st
 
@@ -127,6 +128,16 @@ def test_a_stored_limit_of_length_cuts_nothing(folder, tokenizer):
     text = "<|vision_start|>" + "<|image_pad|>" * 50 + "<|vision_end|>"
     assert limited.encode(text) == tokenizer.encode(text)
     assert len(limited.encode(text)) == 52 and len(limited.encode("a")) == 1
+
+
+def test_no_token_is_added_to_a_text(folder, tokenizer):
+    """Many checkpoints put a first token before every text; here the chat template alone decides."""
+    model = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    first = ("<|im_start|>", tokenizer.encode("<|im_start|>")[0])
+    model.post_processor = tokenizers.processors.TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    model.save(str(folder / "tokenizer.json"))
+    assert model.encode("3").ids == [first[1], *tokenizer.encode("3")]
+    assert Tokenizer(folder).encode("3") == tokenizer.encode("3")
 
 
 def test_sha256_names_what_ids_depend_on(folder, tokenizer):

@@ -266,7 +266,7 @@ def _import_torch() -> Any:
         import torch
     except ImportError:
         raise InputError(
-            "the comparison needs torch and transformers: install them with `pip install 'vlaa-jax[test]'`"
+            "the comparison needs torch: install it with `pip install -e '.[test]'` in the repository"
         ) from None
     return torch
 
