@@ -11,9 +11,11 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.training.state import TrainState
 
 _BEST = "evaluation_reward"
+_PARTIAL = ocp.options.PyTreeOptions.Loading(partial_load=True)
 
 
 class Checkpoints:
@@ -33,6 +35,12 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         )
         self._directory = directory
+
+    @property
+    def best(self) -> int | None:
+        """Step of the best complete checkpoint by evaluation reward; the newest where none was measured."""
+        measured = [info for info in self._checkpointer.checkpoints if info.metrics]
+        return max(measured, key=lambda info: info.metrics[_BEST]).step if measured else self.latest
 
     @property
     def latest(self) -> int | None:
@@ -74,10 +82,24 @@ class Checkpoints:
         if found != expected:
             odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
             raise InputError(
-                f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, {expected.get(odd)} in this config"
+                f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, {expected.get(odd)} by the config"
             )
         arrays = self._checkpointer.load(step, jax.tree.map(_abstract, wanted))
         return _unflatten(state, arrays), dict(self._checkpointer.metadata(step).custom_metadata)
+
+    def restore_weights(self, trainable: Qwen2_5_VL, step: int) -> Qwen2_5_VL:
+        """Loads the trainable weights alone, as export and evaluation want them.
+
+        Args:
+          trainable: shapes, dtypes and shardings; None where frozen.
+          step: which checkpoint.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(trainable)
+        wanted = {f"weights{_name(path)}": _abstract(leaf) for path, leaf in leaves}
+        context = ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL))
+        with context:
+            arrays = self._checkpointer.load(step, wanted)
+        return jax.tree.unflatten(jax.tree.structure(trainable), [arrays[name] for name in wanted])
 
     def wait(self) -> None:
         """Until what was begun is on disk."""

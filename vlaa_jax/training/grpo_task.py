@@ -58,7 +58,7 @@ class GRPOTask:
         if rest or config.updates.completions % config.rollout.group_size:
             raise InputError(
                 f"config.updates.completions is {config.updates.completions}: expected a multiple of the group size "
-                f"{config.rollout.group_size} that divides a step's {config.rollout.prompts} x {config.rollout.group_size}"
+                f"{config.rollout.group_size} that divides a step's {config.rollout.prompts * config.rollout.group_size}"
             )
         if (config.updates.completions // config.rollout.group_size) % config.updates.micro_batch:
             raise InputError(

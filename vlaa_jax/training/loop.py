@@ -79,8 +79,9 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
             folder.write_metrics(0, evaluation.full("before", 0))
         if start < task.steps:
             task.begin()
+        # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
+        clock, began = Clock(), time.perf_counter()
         for number in range(start + 1, task.steps + 1):
-            clock, began = Clock(), time.perf_counter()
             report = task.step(number, clock)
             metrics = dict(report.metrics)
             bad_steps = _count_bad(report, number, bad_steps, folder)
@@ -90,12 +91,8 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
                     measured = evaluation.subset()
                 reward = measured["evaluation/reward"]
                 metrics |= measured
-            last = number == task.steps or stop.asked
-            if number % config.checkpoint.every == 0 or last:
-                with clock.phase("checkpoint"):
-                    checkpoints.save(number, task.state, task.numbers, reward)
-            seconds = clock.read()
-            whole = time.perf_counter() - began
+            seconds, now = clock.read(), time.perf_counter()
+            whole, began = now - began, now
             metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
             metrics |= {"seconds/step": whole, "seconds/other": whole - sum(seconds.values())}
             for phase, tokens in report.tokens.items():
@@ -108,6 +105,10 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
             progress.step(number, metrics)
             for warning in _warnings(number, metrics, report, folder):
                 progress.say(warning)
+            # After the lines: a checkpoint of step n promises that all lines up to n are there.
+            if number % config.checkpoint.every == 0 or number == task.steps or stop.asked:
+                with clock.phase("checkpoint"):
+                    checkpoints.save(number, task.state, task.numbers, reward)
             if stop.asked and number < task.steps:
                 checkpoints.close()
                 raise Interrupted(f"stopped after step {number}, which is saved; go on with: {command}")

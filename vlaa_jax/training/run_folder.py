@@ -160,6 +160,17 @@ class RunFolder:
         self._samples.close()
 
 
+def open_run(directory: str | os.PathLike[str]) -> RunFolder:
+    """The folder of a run that exists.
+
+    Raises:
+      InputError: no run was ever started there.
+    """
+    if not (pathlib.Path(directory) / "run.json").exists():
+        raise InputError(f"{directory} is not the folder of a run: it has no run.json")
+    return RunFolder(directory)
+
+
 class _Lines:
     """A file of JSON lines whose steps never fall."""
 

@@ -3,7 +3,7 @@
 import json
 import pathlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -147,7 +147,9 @@ def _curves(rows: Rows) -> list[Curve]:
         if series:
             curves.append(Curve(title, series, **options))
 
-    by_verifier: Callable[[str], dict[str, str]] = lambda key: {name: f"{key}/{name}" for name in VERIFIERS}
+    def by_verifier(key: str) -> dict[str, str]:
+        return {name: f"{key}/{name}" for name in VERIFIERS}
+
     add("held-out reward", {"all": "evaluation/reward", **by_verifier("evaluation/reward")}, rows, False, limits=(0, 1))
     add("training reward", {"all": "reward", **by_verifier("reward")}, steps, True, limits=(0, 1))
     add("valid and truncated", {"valid": "valid", "truncated": "truncated"}, steps, True, limits=(0, 1))

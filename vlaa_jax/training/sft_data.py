@@ -64,7 +64,12 @@ class SFTData:
         chosen = order[place * self._examples : (place + 1) * self._examples]
         lengths = self._index.prompt[chosen] + self._index.completion[chosen]
         rows = assign_rows(
-            lengths.tolist(), self._index.windows[chosen].tolist(), self._shape.length, self._shape.windows
+            lengths.tolist(),
+            self._index.windows[chosen].tolist(),
+            self._shape.length,
+            self._shape.windows,
+            targets=self._index.completion[chosen].tolist(),
+            row_targets=self._shape.targets,
         )
         encoded = [[self._example(int(chosen[i])) for i in row] for row in rows]
         size = self._shape.rows
