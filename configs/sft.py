@@ -12,11 +12,13 @@ from vlaa_jax.errors import InputError
 def get_config(arg: str = "demo") -> ConfigDict:
     """The config of a preset."""
     arg = arg or "demo"
-    if arg not in ("demo", "3b", "7b"):
-        raise InputError(f"preset {arg!r} does not exist: expected demo, 3b or 7b")
+    if arg not in ("see", "demo", "3b", "7b"):
+        raise InputError(f"preset {arg!r} does not exist: expected see, demo, 3b or 7b")
     config = _recipe()
-    if arg == "demo":
+    if arg in ("see", "demo"):
         _demo(config)
+    if arg == "see":
+        _see(config)
     return config.lock()
 
 
@@ -95,9 +97,8 @@ def _recipe() -> ConfigDict:
 
 
 def _demo(config: ConfigDict) -> None:
-    """From random weights to a policy that sees digits and knows two styles of answering."""
-    config.steps = 2500
-    config.model.checkpoint = "untrained"
+    """Small policy, small pictures; the checkpoint is the export of `:see`."""
+    config.steps = 300
     config.model.dtype = "float32"
     config.model.freeze_vision = False
     config.model.remat = "none"
@@ -105,13 +106,12 @@ def _demo(config: ConfigDict) -> None:
     config.data.evaluation = "demo:heldout"
     config.data.max_pixels = 0
     config.updates.examples = 64
-    config.updates.rows = 12
-    config.updates.row_tokens = 320
-    config.updates.row_windows = 24
-    config.updates.row_targets = 160
-    config.optimizer.learning_rate = 1.5e-3
-    config.optimizer.floor = 7.5e-5
-    config.optimizer.warmup_share = 0.05
+    config.updates.rows = 9
+    config.updates.row_tokens = 400
+    config.updates.row_windows = 26
+    config.updates.row_targets = 240
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.floor = 1e-4
     config.optimizer.weight_decay = 0.01
     config.optimizer.beta2 = 0.98
     config.rollout.temperature = 1.0
@@ -119,8 +119,19 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.prompt_buckets = (128, 160, 208, 256)
     config.rollout.window_buckets = (12, 24, 32)
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
-    config.evaluation.every = 250
+    config.evaluation.every = 100
     config.evaluation.records = 260
     config.evaluation.samples = 2
     config.evaluation.batch = 65
-    config.checkpoint.every = 250
+    config.checkpoint.every = 100
+
+
+def _see(config: ConfigDict) -> None:
+    """One pass over scenes of one to three digits."""
+    config.steps = 450
+    config.model.checkpoint = "untrained"
+    config.data.train = "demo:see"
+    config.updates.rows = 10
+    config.updates.row_windows = 20
+    config.optimizer.learning_rate = 2e-3
+    config.optimizer.floor = 2e-4

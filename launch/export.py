@@ -6,7 +6,7 @@ python launch/export.py --workdir=runs/... --out=DIR [--step=N]
 import argparse
 import pathlib
 
-from vlaa_jax.errors import run_command
+from vlaa_jax.errors import InputError, run_command
 
 
 def main() -> None:
@@ -15,6 +15,10 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=pathlib.Path, help="directory to write; must not exist")
     parser.add_argument("--step", type=int, help="checkpoint; by default the newest")
     arguments = parser.parse_args()
+    if arguments.out.exists():
+        raise InputError(f"{arguments.out} exists already: nothing was written")
+    if not arguments.workdir.is_dir():
+        raise InputError(f"{arguments.workdir} does not exist: expected the folder of a run")
 
     from ml_collections import ConfigDict
 
@@ -23,7 +27,8 @@ def main() -> None:
     from vlaa_jax.training.run_folder import open_run
 
     folder = open_run(arguments.workdir)
-    config = demo.resolve(ConfigDict(folder.header()["config"]))
+    config = ConfigDict(folder.header()["config"])
+    config.model.checkpoint = demo.checkpoint(config.model.checkpoint)
     step = export(folder, config, arguments.out, arguments.step)
     print(f"step {step} written to {arguments.out}")
 

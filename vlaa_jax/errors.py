@@ -9,9 +9,12 @@ class InputError(ValueError):
 
 
 def run_command(main: Callable[[], int | None]) -> None:
-    """Runs a command's `main` and exits: 0 or its return value, 2 with one sentence on an `InputError`."""
+    """Runs a command's `main` and exits: 0 or its result, 2 after one sentence on an `InputError`, 130 on Ctrl-C."""
     try:
         sys.exit(main() or 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

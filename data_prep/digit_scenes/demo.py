@@ -7,28 +7,43 @@ from ml_collections import ConfigDict
 
 from data_prep.digit_scenes import builder
 from data_prep.digit_scenes.policy import write_untrained_policy
+from vlaa_jax.errors import InputError
 from vlaa_jax.processing.index import cache_folder
 
 SHIPPED_POLICY = pathlib.Path(__file__).parent / "demo_policy"
+SCORER = "data_prep.digit_scenes.facts:FactScorer"
 _SEED = 0  # of shards and untrained weights: another seed of a run means other draws, not other data
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
-    """A copy of the config with the demo's names replaced by paths; what is missing is built in the cache folder.
-
-    `demo` as a checkpoint is the policy in this package, `untrained` the one before SFT; `demo:SPLIT` are shards.
-    """
+    """A copy of the config with the demo's names replaced by paths; what is missing is built in the cache folder."""
     config = ConfigDict(config)
     with config.unlocked():
         for field in ("train", "evaluation"):
-            name, _, split = config.data[field].partition(":")
-            if name == "demo":
-                config.data[field] = f"{shards(split)}:{split}"
-        if config.model.checkpoint == "demo":
-            config.model.checkpoint = str(SHIPPED_POLICY)
-        elif config.model.checkpoint == "untrained":
-            config.model.checkpoint = str(untrained_policy())
+            config.data[field] = data(config.data[field])
+        config.model.checkpoint = checkpoint(config.model.checkpoint)
     return config
+
+
+def data(location: str) -> str:
+    """`demo:SPLIT` as `DIRECTORY:SPLIT`; any other location as it is.
+
+    Raises:
+      InputError: the demo has no such split.
+    """
+    name, _, split = location.partition(":")
+    if name != "demo":
+        return location
+    if split not in builder.SPLITS:
+        raise InputError(f"the demo has no split {split!r}: expected demo:SPLIT with {', '.join(builder.SPLITS)}")
+    return f"{shards(split)}:{split}"
+
+
+def checkpoint(name: str) -> str:
+    """`demo` as the policy in this package, `untrained` as the one before SFT; any other name as it is."""
+    if name == "demo":
+        return str(SHIPPED_POLICY)
+    return str(untrained_policy()) if name == "untrained" else name
 
 
 def shards(split: str) -> pathlib.Path:

@@ -57,7 +57,9 @@ def write_untrained_policy(directory: str | os.PathLike[str], *, seed: int = 0) 
         vision_end_token=tokenizer.encode("<|vision_end|>")[0],
     )
     model = jax.jit(lambda: Qwen2_5_VL(config, nnx.Rngs(seed)))()
-    (parts / "config.json").write_text(json.dumps(config.to_hf(), indent=2) + "\n")
+    # transformers falls back to the ids of the published vocabulary where these are missing.
+    ids = {"bos_token_id": special["endoftext"], "eos_token_id": special["im_end"]}
+    (parts / "config.json").write_text(json.dumps(config.to_hf() | ids, indent=2) + "\n")
     layout = dataclasses.replace(hf.new_layout(model, np.float32), source=epath.Path(parts))
     hf.save(model, directory, layout)
     for file in parts.iterdir():

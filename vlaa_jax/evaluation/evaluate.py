@@ -11,6 +11,7 @@ from PIL import Image
 
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import decode as decode_image
+from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.records import Record, RecordSource
 from vlaa_jax.rewards import Request, Trace, accuracy, score_many
@@ -18,6 +19,7 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.sampler import SamplingWeights
 
 Images = Literal["own", "swapped", "blank"]
+_NEAR = 50  # records among which pictures of the same size are looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Evaluator:
           source, index, encoder: the shard set and how it becomes arrays.
           batch: B of every program.
           records: take this many, spread evenly over the set; 0 takes all.
-          images: show each question its own pictures, those of another record, or grey ones: does the policy look?
+          images: show each question its own pictures, those of another record (in the size of its own), or grey ones:
+            does the policy look?
           scorer: for open-ended answers.
           pool: workers for symbolic math.
         """
@@ -77,7 +80,7 @@ class Evaluator:
         self._batch = batch
         self._images = images
         self._verify = dict(scorer=scorer, pool=pool)
-        good = index.good
+        good = self._good = index.good
         if records and records < len(good):
             good = good[np.linspace(0, len(good) - 1, records).astype(int)]
         self._places = good
@@ -89,7 +92,9 @@ class Evaluator:
     def __call__(self, weights: SamplingWeights, generator: Generator, description: str = "") -> list[Result]:
         """Results in the order of the shard set."""
         results = {}
-        batches = tqdm.tqdm(self._batches(), total=-(-len(self) // self._batch), desc=description, leave=False)
+        batches = tqdm.tqdm(
+            self._batches(), total=-(-len(self) // self._batch), desc=description, leave=False, disable=None
+        )
         for places in batches:
             records = [self._record(place) for place in places]
             prompts = [self._encoder.encode(record) for record in records]
@@ -134,12 +139,28 @@ class Evaluator:
             return record
         if self._images == "blank":
             return dataclasses.replace(record, images=tuple(_blank(image) for image in record.images))
-        # The next record with as many pictures: another scene of the same kind of shape.
-        for step in range(1, len(self._source)):
-            other = self._source[(place + step) % len(self._source)]
-            if len(other.images) == len(record.images):
-                return dataclasses.replace(record, images=other.images)
-        return record
+        return dataclasses.replace(record, images=self._other_images(place, record.images))
+
+    def _other_images(self, place: int, own: tuple[bytes, ...]) -> tuple[bytes, ...]:
+        """Pictures of a later usable record that has as many: of the same sizes if one is near, else scaled to them.
+
+        So the prompt keeps its length, and fits the buckets that its own pictures fit.
+        """
+        sizes = [read_size(image) for image in own]
+        start = int(np.searchsorted(self._good, place, side="right"))
+        candidates: list[tuple[bytes, ...]] = []
+        for other in np.roll(self._good, -start)[: len(self._good) - 1].tolist():
+            images = self._source[other].images
+            if len(images) != len(own):
+                continue
+            if [read_size(image) for image in images] == sizes or True:
+                return images
+            candidates.append(images)
+            if len(candidates) == _NEAR:
+                break
+        if not candidates:
+            return own
+        return tuple(_scaled(image, size) for image, size in zip(candidates[0], sizes, strict=True))
 
 
 def summarise(results: list[Result]) -> dict[str, float]:
@@ -162,6 +183,12 @@ def summarise(results: list[Result]) -> dict[str, float]:
     out["length"] = float(np.mean([answer.length for result in results for answer in result.answers]))
     out["truncated"] = float(np.mean([answer.truncated for result in results for answer in result.answers]))
     return out
+
+
+def _scaled(encoded: bytes, size: tuple[int, int]) -> bytes:
+    buffer = io.BytesIO()
+    decode_image(encoded).resize(size, Image.Resampling.BICUBIC).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _blank(encoded: bytes) -> bytes:

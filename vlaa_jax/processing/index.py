@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import pathlib
+import sys
 import uuid
 import zipfile
 import zlib
@@ -99,9 +100,12 @@ def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record]
             return 0, 0, 0, verifier, record.id, _problem(error, record.id)
         return prompt, windows, completion, verifier, record.id, ""
 
+    title = f"reading {len(source)} records of {source.location}"
+    if not sys.stderr.isatty():  # a log gets a line in place of the bar
+        print(title, file=sys.stderr, flush=True)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         rows = pool.map(row, range(len(source)))
-        columns = list(zip(*tqdm.tqdm(rows, total=len(source), desc="reading records", leave=False), strict=True))
+        columns = list(zip(*tqdm.tqdm(rows, total=len(source), desc=title, leave=False, disable=None), strict=True))
     integers = [np.asarray(column, np.int32) for column in columns[:4]]
     index = Index(*integers, ids=np.asarray(columns[4]), problems=np.asarray(columns[5]))
     # Other processes may build the same index: each writes a file of its own, and the last rename wins.

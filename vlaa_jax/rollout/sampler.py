@@ -92,7 +92,7 @@ def prefill(weights: SamplingWeights, rows: Rows) -> Prefix:
     dtype = text.embedding[...].dtype
     features = model.vision(rows.vision, dtype)
     x = model.embed(rows.tokens, features, rows.feature_index, dtype)
-    angles = text.angles(rows.positions)
+    rotation = text.rotation(rows.positions)
     valid = rows.segments > 0
     keys, values = [], []
 
@@ -102,7 +102,7 @@ def prefill(weights: SamplingWeights, rows: Rows) -> Prefix:
         return attention(q, k, v, Causal(rows.segments))
 
     for layer in weights.layers:
-        x = layer(x, angles, attend_and_keep, text.config.norm_epsilon)
+        x = layer(x, rotation, attend_and_keep, text.config.norm_epsilon)
     last = jnp.sum(valid, axis=1) - 1
     state = text.normalise(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0])
     position = jnp.max(jnp.where(valid, rows.positions, 0), axis=(0, 2)) + 1
@@ -161,7 +161,7 @@ def decode(
         """States `[B, G, D]` of the tokens with index `step`, and caches that hold them."""
         x = text.embedding[...][tokens]
         position = jnp.broadcast_to((prefix.position + step)[:, None], tokens.shape)
-        angles = text.angles(jnp.broadcast_to(position, (3, *tokens.shape)))
+        rotation = text.rotation(jnp.broadcast_to(position, (3, *tokens.shape)))
         seen = jnp.arange(new_tokens) <= step
         new_caches = []
 
@@ -182,7 +182,7 @@ def decode(
             return merge(first, second).reshape(q.shape).astype(q.dtype)
 
         for layer in weights.layers:
-            x = layer(x, angles, attend_both, config.norm_epsilon)
+            x = layer(x, rotation, attend_both, config.norm_epsilon)
         return text.normalise(x), tuple(new_caches)
 
     def body(carry: tuple) -> tuple:

@@ -4,8 +4,14 @@ A checkpoint holds the trainable weights, the optimizer's state and a few exact 
 Frozen weights are those of the start checkpoint and are not written again.
 """
 
+import contextlib
+import copy
+import logging
 import pathlib
-from typing import Any
+import re
+import shutil
+from collections.abc import Callable
+from typing import Any, Self
 
 import jax
 from orbax.checkpoint import v1 as ocp
@@ -15,6 +21,8 @@ from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.training.state import TrainState
 
 _BEST = "evaluation_reward"
+# The storage library reports what the system says (disk full, file too large, ...) as a ValueError with this mark.
+_SYSTEM_ERROR = "os_error_code"
 _PARTIAL = ocp.options.PyTreeOptions.Loading(partial_load=True)
 
 
@@ -28,6 +36,7 @@ class Checkpoints:
           directory: absolute.
           keep: newest checkpoints that stay; the best by evaluation reward stays beside them.
         """
+        logging.getLogger("absl").addFilter(_is_news)
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[_BEST], n=1, keep_checkpoints_without_metrics=False)
         self._checkpointer = ocp.training.Checkpointer(
@@ -58,6 +67,8 @@ class Checkpoints:
           evaluation_reward: of this state, if it was measured.
         """
         self.wait()
+        # The caller goes on counting in its own dict while this one waits to be written.
+        numbers = copy.deepcopy(numbers)
         metrics = None if evaluation_reward is None else {_BEST: evaluation_reward}
         self._guard(
             lambda: self._checkpointer.save_async(
@@ -82,7 +93,8 @@ class Checkpoints:
         if found != expected:
             odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
             raise InputError(
-                f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, {expected.get(odd)} by the config"
+                f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, "
+                f"{expected.get(odd)} by the config"
             )
         arrays = self._checkpointer.load(step, jax.tree.map(_abstract, wanted))
         return _unflatten(state, arrays), dict(self._checkpointer.metadata(step).custom_metadata)
@@ -108,13 +120,38 @@ class Checkpoints:
     def close(self) -> None:
         self._guard(self._checkpointer.close)
 
-    def _guard(self, action) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finishes a save in progress, whatever ended the run."""
+        # A failed save was raised before, or matters less than what is being raised now.
+        with contextlib.suppress(InputError) if kind else contextlib.nullcontext():
+            self.close()
+
+    def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if not isinstance(error, OSError) and _SYSTEM_ERROR not in str(error):
+                raise
+            for partial in self._directory.glob("*.orbax-checkpoint-tmp"):
+                shutil.rmtree(partial, ignore_errors=True)
             raise InputError(
-                f"saving to {self._directory} failed ({error.strerror or error}); earlier checkpoints are untouched"
+                f"saving to {self._directory} failed ({_reason(error)}); earlier checkpoints are untouched"
             ) from None
+
+
+def _reason(error: OSError | ValueError) -> str:
+    """The system's words: `No space left on device`."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return re.sub(r"\s*\[.*", "", str(error).rpartition(": ")[2], flags=re.DOTALL)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """False for a failed write: Orbax logs it with a traceback from every thread it passes; `_guard` says it once."""
+    return _SYSTEM_ERROR not in record.getMessage() and _SYSTEM_ERROR not in str((record.exc_info or (None,) * 3)[1])
 
 
 def _saved(state: TrainState) -> tuple:

@@ -3,18 +3,25 @@
 import dataclasses
 import json
 import pathlib
+import secrets
+import shutil
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
+from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.run_folder import RunFolder
 from vlaa_jax.training.state import combine, partition
+
+# How the policy was asked in training, as `saved_policy.from_checkpoint` reads it.
+NOTE = "vlaa_jax.json"
+SYSTEM = "system_prompt.txt"
 
 _CARD = """---
 base_model: {base}
@@ -27,7 +34,7 @@ pipeline_tag: image-text-to-text
 
 - config hash `{config_hash}`, conversation `{prompt}`
 - image limits {min_pixels} to {max_pixels} pixels, as in training
-- last held-out reward: {reward}
+- held-out reward (greedy): {reward}
 
 ```python
 {code}
@@ -41,18 +48,18 @@ from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen
 model = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
 tokenizer, processor = AutoTokenizer.from_pretrained(directory), Qwen2VLImageProcessorPil.from_pretrained(directory)
 images = processor(Image.open(picture).convert("RGB"), return_tensors="pt")
-user = [{"type": "image"}, {"type": "text", "text": question}]
-chat = [{"role": "system", "content": open(f"{directory}/system_prompt.txt").read().strip()}, {"role": "user", "content": user}]
+user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+chat = [{"role": "system", "content": open(f"{directory}/system_prompt.txt").read().strip()}, user]
 text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
 text = text.replace("<|image_pad|>", "<|image_pad|>" * int(images["image_grid_thw"].prod() // 4))
 inputs = tokenizer(text, return_tensors="pt") | images
 kinds = (inputs["input_ids"] == model.config.image_token_id).int()
-out = model.generate(**inputs, mm_token_type_ids=kinds, do_sample=False, max_new_tokens=256)
+out = model.generate(**inputs, mm_token_type_ids=kinds, do_sample=False)
 print(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
 
 
 def trained_policy(folder: RunFolder, config: ConfigDict, step: int | None = None) -> tuple[Qwen2_5_VL, int]:
-    """The policy of a run's checkpoint, float32.
+    """The policy of a run's checkpoint, float32. Reads only: the run may still be in progress.
 
     Args:
       folder: of the run.
@@ -60,17 +67,28 @@ def trained_policy(folder: RunFolder, config: ConfigDict, step: int | None = Non
       step: which checkpoint; None takes the newest.
 
     Raises:
-      InputError: the run has no such checkpoint.
+      InputError: the run has no such checkpoint, or its start checkpoint is another model now.
     """
     if not folder.checkpoints.exists():
         raise InputError(f"{folder.directory} holds no checkpoint yet")
     checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
+    found = sorted(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
     step = checkpoints.latest if step is None else step
     if step is None:
         raise InputError(f"{folder.directory} holds no checkpoint yet")
+    if step not in found:
+        raise InputError(f"{folder.directory} has no checkpoint of step {step}: it holds {', '.join(map(str, found))}")
     model, _ = settings.load_policy(config)
     trainable, frozen = partition(model, freeze_vision=config.model.freeze_vision)
-    return combine(checkpoints.restore_weights(trainable, step), frozen), step
+    try:
+        trained = checkpoints.restore_weights(trainable, step)
+    except (ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(
+            f"{folder.checkpoints / str(step)} does not fit the start checkpoint {config.model.checkpoint} ({reason})"
+        ) from None
+    checkpoints.close()
+    return combine(trained, frozen), step
 
 
 def export(folder: RunFolder, config: ConfigDict, out: pathlib.Path, step: int | None = None) -> int:
@@ -84,37 +102,90 @@ def export(folder: RunFolder, config: ConfigDict, out: pathlib.Path, step: int |
 
     Returns:
       The step exported.
+
+    Raises:
+      InputError: `out` exists, or as `trained_policy`.
     """
     if out.exists():
         raise InputError(f"{out} exists already: nothing was written")
     model, step = trained_policy(folder, config, step)
     encoder = settings.load_encoder(config)
     layout = hf.read_layout(config.model.checkpoint)
-    staging = out.with_name(f"{out.name}.partial")
-    hf.save(model, staging, dataclasses.replace(layout, source=epath.Path(config.model.checkpoint)))
-    preprocessor = staging / "preprocessor_config.json"
-    known = json.loads(preprocessor.read_text()) if preprocessor.exists() else dict(_PREPROCESSOR)
-    limits = {"min_pixels": encoder.images.min_pixels, "max_pixels": encoder.images.max_pixels}
-    known |= limits | {"size": {"shortest_edge": limits["min_pixels"], "longest_edge": limits["max_pixels"]}}
-    preprocessor.write_text(json.dumps(known, indent=2) + "\n")
-    (staging / "system_prompt.txt").write_text(encoder.prompt.system + "\n")
-    header = folder.header()
-    rewards = [row["evaluation/reward"] for row in folder.metrics() if "evaluation/reward" in row]
-    (staging / "README.md").write_text(
-        _CARD.format(
-            base=pathlib.Path(config.model.checkpoint).name,
-            name=out.name,
-            task=config.task.upper(),
-            step=step,
-            config_hash=header["config_hash"],
-            prompt=header["prompt_sha256"][:16],
-            reward=f"{rewards[-1]:.3f}" if rewards else "not measured",
-            code=_CODE,
-            **limits,
-        )
-    )
-    staging.rename(out)
+    staging = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
+    try:
+        hf.save(model, staging, dataclasses.replace(layout, source=epath.Path(config.model.checkpoint)))
+        _write_pixel_limits(staging, encoder.images)
+        _write_generation_config(staging, encoder, config)
+        (staging / SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")
+        header = folder.header()
+        note = {
+            "prompt_sha256": header["prompt_sha256"],
+            "instructions": dict(encoder.prompt.instructions),
+            "rollout": {name: config.rollout[name] for name in ("temperature", "top_k", "top_p", "new_tokens")},
+        }
+        _write_json(staging / NOTE, note)
+        (staging / "README.md").write_text(_card(folder, config, encoder, out.name, step), encoding="utf-8")
+        staging.rename(out)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
     return step
+
+
+def _card(folder: RunFolder, config: ConfigDict, encoder: Encoder, name: str, step: int) -> str:
+    header = folder.header()
+    rewards = [
+        (row["step"], row["evaluation/reward"])
+        for row in folder.metrics()
+        if "evaluation/reward" in row and row["step"] <= step
+    ]
+    return _CARD.format(
+        base=pathlib.Path(config.model.checkpoint).name,
+        name=name,
+        task=config.task.upper(),
+        step=step,
+        config_hash=header["config_hash"],
+        prompt=header["prompt_sha256"][:16],
+        reward=f"{rewards[-1][1]:.3f} at step {rewards[-1][0]}" if rewards else "not measured",
+        code=_CODE,
+        min_pixels=encoder.images.min_pixels,
+        max_pixels=encoder.images.max_pixels,
+    )
+
+
+def _write_pixel_limits(folder: pathlib.Path, images: ImageProcessor) -> None:
+    """The training limits, under the names of older and of newer transformers."""
+    own, whole = folder / "preprocessor_config.json", folder / "processor_config.json"
+    known = dict(_PREPROCESSOR)
+    if own.exists():
+        known |= json.loads(own.read_text())
+    processor = json.loads(whole.read_text()) if whole.exists() else {}
+    # Where a whole processor was saved, transformers reads this part of it first.
+    known |= processor.get("image_processor", {})
+    known |= {"min_pixels": images.min_pixels, "max_pixels": images.max_pixels}
+    known["size"] = {"shortest_edge": images.min_pixels, "longest_edge": images.max_pixels}
+    _write_json(own, known)
+    if "image_processor" in processor:
+        _write_json(whole, processor | {"image_processor": known})
+
+
+def _write_generation_config(folder: pathlib.Path, encoder: Encoder, config: ConfigDict) -> None:
+    """The distribution that was trained; a base model's repetition penalty would make it another policy."""
+    path = folder / "generation_config.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    kept = {name: known[name] for name in ("bos_token_id", "pad_token_id") if name in known}
+    rollout = {
+        "eos_token_id": list(encoder.tokenizer.end_tokens),
+        "do_sample": True,
+        "temperature": config.rollout.temperature,
+        "top_k": config.rollout.top_k,
+        "top_p": config.rollout.top_p,
+        "max_new_tokens": config.rollout.new_tokens,
+    }
+    _write_json(path, kept | rollout)
+
+
+def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 _PREPROCESSOR = {

@@ -58,12 +58,18 @@ class GRPOTask:
         if rest or config.updates.completions % config.rollout.group_size:
             raise InputError(
                 f"config.updates.completions is {config.updates.completions}: expected a multiple of the group size "
-                f"{config.rollout.group_size} that divides a step's {config.rollout.prompts * config.rollout.group_size}"
+                f"{config.rollout.group_size} that divides a step's "
+                f"{config.rollout.prompts * config.rollout.group_size}"
             )
         if (config.updates.completions // config.rollout.group_size) % config.updates.micro_batch:
             raise InputError(
                 f"config.updates.micro_batch is {config.updates.micro_batch}: expected a number of groups that divides "
                 f"an update's {config.updates.completions // config.rollout.group_size}"
+            )
+        if max(config.updates.completion_buckets) < config.rollout.new_tokens:
+            raise InputError(
+                f"config.updates.completion_buckets is {tuple(config.updates.completion_buckets)}: expected one of at "
+                f"least config.rollout.new_tokens ({config.rollout.new_tokens})"
             )
         self.updates_per_step = updates * config.updates.epochs
         transform, self._schedule = settings.optimizer(config, config.steps * self.updates_per_step)

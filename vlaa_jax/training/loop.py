@@ -1,18 +1,20 @@
 """The one training loop: resume, step, log, evaluate, checkpoint, report."""
 
+import errno
 import json
 import pathlib
+import shlex
 import signal
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
+from vlaa_jax.evaluation.tables import Table, text_table
 from vlaa_jax.processing.records import RecordSource
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
@@ -22,16 +24,21 @@ from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.progress import Progress
 from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
-from vlaa_jax.training.run_report import write_run_report
+from vlaa_jax.training.run_header import continued_header
+from vlaa_jax.training.run_report import before_after_tables, write_run_report
 from vlaa_jax.training.task import StepReport, Task
 from vlaa_jax.training.tensorboard import TensorBoard
 
-# What may differ when a run goes on: nothing that changes a weight.
-CHANGEABLE = ("steps", "log", "evaluation", "checkpoint", "data.cache")
+# What may differ when a run goes on: nothing that changes a step already done. More `steps` are allowed: the steps done
+# stay as they are, those to come follow the schedule of the new length. So the run is not the one that a start with
+# that number would have been, and `run.json` says when the number changed.
+CHANGEABLE = ("steps", "log", "evaluation", "checkpoint")
 _SHOWN = ("reward", "loss", "valid", "length", "kl", "evaluation/reward", "seconds/step")
 _MOST_BAD_STEPS = 3
 _FEWEST_VALID = 0.05  # of the completions of the first steps
 _FALL = 0.10  # of the held-out reward below its best
+_BAD_STEPS = "bad_steps"  # in a row, among the numbers that a checkpoint keeps
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Interrupted(Exception):
@@ -51,24 +58,46 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
       The report.
 
     Raises:
-      InputError: the folder holds another run, or three steps in a row had no finite gradient.
+      InputError: the folder holds another run or a longer one, three steps in a row had no finite gradient, or the
+        disk is full.
       Interrupted: asked to stop; everything is saved.
     """
+    try:
+        return _train(task, workdir, recorded, command)
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"{workdir}: {error.strerror}; what was saved before is untouched. Make room, then go on with: {command}"
+        ) from None
+
+
+def _train(task: Task, workdir: pathlib.Path, recorded: ConfigDict, command: str) -> pathlib.Path:
     config = task.config
     folder = RunFolder(workdir)
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
+    evaluation = _Evaluation(config, task, folder)
+    if _finished(folder, evaluation, task.steps):
+        continued_header(folder.header(), recorded.to_dict(), prompt, changeable=CHANGEABLE)  # raises for another run
+        print(_finished_text(folder, task.steps, command, config.seed), flush=True)
+        return folder.report_path
     folder.begin(recorded.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE)
     checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
     start = checkpoints.latest or 0
+    if start > task.steps:
+        raise InputError(
+            f"config.steps is {task.steps}, but the run in {workdir} has done {start}: expected that or more"
+        )
     if start:
         task.state, task.numbers = checkpoints.restore(task.state)
     folder.cut_after(start if start else -1)
-    evaluation = _Evaluation(config, task, folder)
+    # That of an earlier end, where steps were added.
+    folder.report_path.unlink(missing_ok=True)
 
-    stop = _StopFlag()
     compiled = CompileCounter()
-    bad_steps = 0
     with (
+        checkpoints,
+        _StopFlag() as stop,
         Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
         TensorBoard(folder.tensorboard) as board,
     ):
@@ -84,7 +113,8 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
         for number in range(start + 1, task.steps + 1):
             report = task.step(number, clock)
             metrics = dict(report.metrics)
-            bad_steps = _count_bad(report, number, bad_steps, folder)
+            bad_steps = _count_bad(report, number, task.numbers.get(_BAD_STEPS, 0), folder)
+            task.numbers[_BAD_STEPS] = bad_steps
             reward = None
             if evaluation.due(number):
                 with clock.phase("evaluate"):
@@ -105,17 +135,24 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
             progress.step(number, metrics)
             for warning in _warnings(number, metrics, report, folder):
                 progress.say(warning)
+            if bad_steps == _MOST_BAD_STEPS:
+                raise InputError(
+                    f"steps {number - bad_steps + 1} to {number} had no finite loss or gradient and were not applied; "
+                    f"their batches are in {folder.directory}: start a new run with a lower "
+                    "config.optimizer.learning_rate"
+                )
+            # Read once: a signal that comes between saving and leaving must not leave without saving.
+            stopping = stop.asked
             # After the lines: a checkpoint of step n promises that all lines up to n are there.
-            if number % config.checkpoint.every == 0 or number == task.steps or stop.asked:
+            if number % config.checkpoint.every == 0 or number == task.steps or stopping:
                 with clock.phase("checkpoint"):
                     checkpoints.save(number, task.state, task.numbers, reward)
-            if stop.asked and number < task.steps:
-                checkpoints.close()
+            if stopping and number < task.steps:
+                checkpoints.wait()
                 raise Interrupted(f"stopped after step {number}, which is saved; go on with: {command}")
         checkpoints.wait()
-        if not evaluation.done("after"):
+        if not evaluation.done("after", task.steps):
             evaluation.full("after", task.steps)
-    checkpoints.close()
     report_path = write_run_report(folder, evaluation.source)
     folder.close()
     return report_path
@@ -167,8 +204,9 @@ class _Evaluation:
             out |= _prefixed(prefix, summarise(results))
         return out
 
-    def done(self, name: str) -> bool:
-        return self.source is None or all(self._path(name, mode).exists() for mode in ("greedy", "sampled"))
+    def done(self, name: str, step: int) -> bool:
+        """Whether `full` has been here: a run to which steps were added has files of its earlier end."""
+        return self.source is None or all(_step_of(self._path(name, mode)) == step for mode in ("greedy", "sampled"))
 
     def _path(self, name: str, mode: str) -> pathlib.Path:
         return self._folder.directory / "evaluation" / f"{name}-{mode}.jsonl"
@@ -189,12 +227,16 @@ class _Evaluation:
 
 
 class _StopFlag:
-    """Set by the first Ctrl-C or SIGTERM; a second Ctrl-C ends at once."""
+    """Set by the first Ctrl-C or SIGTERM; a second one ends at once."""
 
-    def __init__(self) -> None:
+    def __enter__(self) -> Self:
         self.asked = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask)
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, _: object) -> None:
         self.asked = True
@@ -202,17 +244,35 @@ class _StopFlag:
 
 
 def _count_bad(report: StepReport, number: int, bad_steps: int, folder: RunFolder) -> int:
-    """Keeps the batch of a step without a finite gradient; three in a row end the run."""
+    """Steps in a row without a finite loss and gradient, this one included; keeps its batch."""
     if report.bad_batch is None:
         return 0
     path = folder.directory / f"non-finite-step-{number}.npz"
     np.savez(path, **{name: np.asarray(value) for name, value in report.bad_batch.items()})
-    if bad_steps + 1 == _MOST_BAD_STEPS:
-        raise InputError(
-            f"steps {number - _MOST_BAD_STEPS + 1} to {number} had no finite loss or gradient and were not applied; "
-            f"their batches are in {folder.directory}: lower config.optimizer.learning_rate"
-        )
     return bad_steps + 1
+
+
+def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:
+    """The report is written last, and removed when steps are added."""
+    if not folder.report_path.exists():
+        return False
+    rows = folder.metrics()
+    return bool(rows) and rows[-1]["step"] == steps and evaluation.done("after", steps)
+
+
+def _finished_text(folder: RunFolder, steps: int, command: str, seed: int) -> str:
+    """What the run gave, and how to start another one."""
+    if (folder.directory / "evaluation").exists():
+        table = before_after_tables(folder.directory)[0]
+    else:
+        last = folder.metrics()[-1]
+        shown = [name for name in _SHOWN if name in last]
+        table = Table(f"Step {steps}", shown, [[f"{last[name]:.4g}" for name in shown]])
+    again = f"{command} --config.seed={seed + 1}"
+    if "--workdir" in command:
+        again += f" --workdir={shlex.quote(f'{folder.directory}-seed{seed + 1}')}"
+    done = f"This run is finished ({steps} steps); nothing was changed."
+    return f"{done}\n\n{text_table(table)}\n\nfor a new run: {again}"
 
 
 def _warnings(number: int, metrics: Mapping[str, float], report: StepReport, folder: RunFolder) -> list[str]:
@@ -248,6 +308,14 @@ def _write_results(path: pathlib.Path, step: int, results: list[Result]) -> None
     replace_file(path, ("\n".join(lines) + "\n").encode())
 
 
+def _step_of(path: pathlib.Path) -> int | None:
+    """Step of an evaluation file, None where there is none; the file is there whole or not at all."""
+    if not path.exists():
+        return None
+    with path.open() as file:
+        return json.loads(file.readline())["step"]
+
+
 def result_row(step: int, result: Result) -> dict[str, Any]:
     """A record's answers as the evaluation files hold them."""
     answers = [
@@ -268,9 +336,3 @@ def result_row(step: int, result: Result) -> dict[str, Any]:
         "gold": record.answer,
         "answers": answers,
     }
-
-
-def describe_device() -> str:
-    """Device and count in words, for the first line of a run."""
-    devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}" if len(devices) > 1 else str(devices[0].device_kind)

@@ -11,7 +11,7 @@ def learning_rate_schedule(peak: float, floor: float, warmup_share: float, updat
 
     Args:
       peak: largest learning rate.
-      floor: learning rate of the last update.
+      floor: learning rate that the cosine would reach with one update more.
       warmup_share: share of all updates that warm up, 0 to 1; the number is rounded up.
       updates: of the whole run.
 

@@ -82,6 +82,8 @@ def open_records(config: ConfigDict, field: str, encoder: Encoder) -> tuple[Reco
     index = usable(index, index.windows <= max(config.rollout.window_buckets), "windows above the largest bucket")
     if not len(index.good):
         raise InputError(f"config.data.{field}: no usable record ({index.report()})")
+    if index.report():
+        print(f"config.data.{field}: {index.report()}", flush=True)
     return source, index
 
 

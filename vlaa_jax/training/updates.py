@@ -44,18 +44,26 @@ class Outcome:
 
 
 class Updater:
-    """The jitted programs of an objective: `add` once a micro-batch, then `apply`."""
+    """The jitted programs of an objective: `first` and `add`, each once a micro-batch, then `apply`."""
 
     def __init__(self, loss: LossFunction, optimizer: optax.GradientTransformation):
         self._loss = loss
         self._optimizer = optimizer
-        self.first = jax.jit(self._first)
+        self._zeros: Callable[[], Accumulator] | None = None
         self.add = jax.jit(self._add, donate_argnums=1)
         self.apply = jax.jit(self._apply, donate_argnums=(0, 1))
 
-    def _first(self, state: TrainState, batch: Any) -> Accumulator:
-        """Starts an accumulation with a first micro-batch."""
+    def first(self, state: TrainState, batch: Any) -> Accumulator:
+        """Starts an accumulation with a first micro-batch.
 
+        It adds to zeros, so that every shape of a batch has one large program, not two.
+        """
+        if self._zeros is None:
+            shapes = jax.eval_shape(self._gradient, state, batch)
+            self._zeros = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+        return self.add(state, self._zeros(), batch)
+
+    def _gradient(self, state: TrainState, batch: Any) -> Accumulator:
         @functools.partial(jax.value_and_grad, has_aux=True)
         def gradient(trainable: Qwen2_5_VL) -> tuple[jax.Array, Metrics]:
             return self._loss(combine(trainable, state.frozen), batch)
@@ -65,7 +73,7 @@ class Updater:
 
     def _add(self, state: TrainState, so_far: Accumulator, batch: Any) -> Accumulator:
         """Adds a micro-batch."""
-        new = self._first(state, batch)
+        new = self._gradient(state, batch)
         return Accumulator(
             jax.tree.map(jnp.add, so_far.gradient, new.gradient),
             so_far.loss + new.loss,
@@ -77,7 +85,7 @@ class Updater:
     ) -> tuple[TrainState, Outcome, Metrics]:
         """Divides by the update's denominator and steps; a non-finite update changes nothing."""
         gradient = jax.tree.map(lambda g: g / denominator, total.gradient)
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(norm) & jnp.isfinite(total.loss)
         change, optimizer = self._optimizer.update(gradient, state.optimizer, state.trainable)
         stepped = (optax.apply_updates(state.trainable, change), optimizer, state.updates + 1)

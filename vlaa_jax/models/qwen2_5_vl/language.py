@@ -8,7 +8,7 @@ from flax import nnx
 from vlaa_jax.models.attention import Mask, attention
 from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig
-from vlaa_jax.models.qwen2_5_vl.rope import language_angles, rotate
+from vlaa_jax.models.qwen2_5_vl.rope import Rotation, language_rotation, rotate
 
 # (queries [..., N, H], keys [..., K, H], values [..., K, H]) -> [..., N, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -32,12 +32,12 @@ class DecoderLayer(nnx.Module):
         self.up = weights(rngs, (layers, width, hidden), width)
         self.down = weights(rngs, (layers, hidden, width), hidden)
 
-    def __call__(self, x: jax.Array, angles: jax.Array, attend: Attend, epsilon: float) -> jax.Array:
+    def __call__(self, x: jax.Array, rotation: Rotation, attend: Attend, epsilon: float) -> jax.Array:
         """One layer (weights without the leading L).
 
         Args:
           x: `[..., D]`.
-          angles: `[..., H / 2]`.
+          rotation: of the positions.
           attend: mixes tokens; training, prefill and decode differ in nothing else.
 
         Returns:
@@ -47,7 +47,7 @@ class DecoderLayer(nnx.Module):
         q = dense(h, self.query, self.query_bias)
         k = dense(h, self.key, self.key_bias)
         v = dense(h, self.value, self.value_bias)
-        mixed = attend(rotate(q, angles), rotate(k, angles), v)
+        mixed = attend(rotate(q, rotation), rotate(k, rotation), v)
         x = x + dense(mixed, self.output, contracted=2)
         h = rms_norm(x, self.mlp_norm, epsilon)
         return x + dense(jax.nn.silu(dense(h, self.gate)) * dense(h, self.up), self.down)
@@ -68,9 +68,9 @@ class LanguageModel(nnx.Module):
         """`[V, D]`."""
         return self.embedding if self.untied_head is None else self.untied_head
 
-    def angles(self, positions: jax.Array) -> jax.Array:
-        """`[3, ...]` positions to `[..., H / 2]` rotary angles."""
-        return language_angles(positions, self.config.mrope_section, self.config.head_width, self.config.rope_theta)
+    def rotation(self, positions: jax.Array) -> Rotation:
+        """Of `[3, ...]` positions."""
+        return language_rotation(positions, self.config.mrope_section, self.config.head_width, self.config.rope_theta)
 
     def __call__(self, x: jax.Array, positions: jax.Array, mask: Mask, remat: str = "layer") -> jax.Array:
         """All tokens at once, as in training.
@@ -84,11 +84,11 @@ class LanguageModel(nnx.Module):
         Returns:
           `[B, T, D]` hidden states after the last norm.
         """
-        angles = self.angles(positions)
+        rotation = self.rotation(positions)
 
         @REMAT_POLICIES[remat]
         def step(h: jax.Array, layer: DecoderLayer) -> tuple[jax.Array, None]:
-            return layer(h, angles, lambda q, k, v: attention(q, k, v, mask), self.config.norm_epsilon), None
+            return layer(h, rotation, lambda q, k, v: attention(q, k, v, mask), self.config.norm_epsilon), None
 
         x, _ = jax.lax.scan(step, x, self.layers)
         return self.normalise(x)

@@ -9,7 +9,7 @@ from flax import nnx
 from vlaa_jax.models.attention import Segments, attention
 from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import VisionConfig
-from vlaa_jax.models.qwen2_5_vl.rope import rotate, vision_angles
+from vlaa_jax.models.qwen2_5_vl.rope import Rotation, rotate, vision_rotation
 from vlaa_jax.processing.vision_plan import VisionArrays
 
 
@@ -32,11 +32,11 @@ class VisionBlock(nnx.Module):
         self.down = weights(rngs, (depth, hidden, width), hidden)
         self.down_bias = zeros((depth, width))
 
-    def __call__(self, x: jax.Array, angles: jax.Array, segments: jax.Array, epsilon: float) -> jax.Array:
+    def __call__(self, x: jax.Array, rotation: Rotation, segments: jax.Array, epsilon: float) -> jax.Array:
         """One block (weights without the leading axis) on `[B, T, D]`; attention stays inside `segments` `[B, T]`."""
         h = rms_norm(x, self.norm1, epsilon)
         qkv = dense(h, self.qkv, self.qkv_bias)
-        q, k = rotate(qkv[:, :, 0], angles), rotate(qkv[:, :, 1], angles)
+        q, k = rotate(qkv[:, :, 0], rotation), rotate(qkv[:, :, 1], rotation)
         mixed = attention(q, k, qkv[:, :, 2], Segments(segments))
         x = x + dense(mixed, self.output, self.output_bias, contracted=2)
         h = rms_norm(x, self.norm2, epsilon)
@@ -72,7 +72,7 @@ class VisionTower(nnx.Module):
         config = self.config
         rows, windows, slots = vision.valid.shape
         x = dense(vision.patches.astype(dtype), self.patch_embedding)
-        angles = vision_angles(vision.ids, config.head_width, config.rope_theta)
+        rotation = vision_rotation(vision.ids, config.head_width, config.rope_theta)
         # A window layer is a batch of [W, M] dense attentions; a full layer sees all patches of its own frame.
         window_shape, full_shape = (rows * windows, slots), (rows, windows * slots)
         inside_window = vision.valid.astype(jnp.int32)
@@ -81,7 +81,7 @@ class VisionTower(nnx.Module):
         def run(x: jax.Array, blocks: VisionBlock, full: bool) -> jax.Array:
             shape = full_shape if full else window_shape
             segments = (inside_frame if full else inside_window).reshape(shape)
-            turned = angles.reshape(*shape, -1)
+            turned = Rotation(*(part.reshape(*shape, -1) for part in rotation))
             step = REMAT_POLICIES[remat](lambda h, block: (block(h, turned, segments, config.norm_epsilon), None))
             return jax.lax.scan(step, x.reshape(*shape, -1), blocks)[0]
 

@@ -1,0 +1,73 @@
+"""`launch/tpu_train.py` with a made-up reward, killed where the environment says; `test_resume.py` starts it.
+
+RESUMABLE_END is `WHERE:TIMES:SIGNAL`: at the given call of a function the process sends itself the signal.
+"""
+
+import importlib
+import os
+import pathlib
+import runpy
+import signal
+import sys
+import zlib
+
+import jax
+
+import vlaa_jax.rewards
+from vlaa_jax.rewards import Trace
+from vlaa_jax.training import settings
+
+# Places of a step at which a process may die: before it, between its updates, around its lines and its checkpoint.
+PLACES = {
+    "before a rollout": ("vlaa_jax.rollout.generate", "Generator.__call__", "before"),
+    "before an update": ("vlaa_jax.training.updates", "Updater.first", "before"),
+    "before the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "before"),
+    "after the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "after"),
+    "after the metrics": ("vlaa_jax.training.run_folder", "RunFolder.write_metrics", "after"),
+    "as a save begins": ("vlaa_jax.training.checkpoint", "Checkpoints.save", "after"),
+    "before the report": ("vlaa_jax.training.run_report", "_curves", "before"),
+}
+
+
+def made_up_rewards(requests, **_):
+    """Rewards that random text gets too, and that differ inside a group: a share of the text's checksum."""
+    scores = [zlib.crc32(request.completion.encode("utf-8", "replace")) % 5 / 4 for request in requests]
+    return [Trace(valid=True, rule="made up", score=score, extracted="", seconds=0.0) for score in scores]
+
+
+def end_at(place: str, times: int, number: int) -> None:
+    """Sends this process a signal at call `times` of a place."""
+    module_name, name, moment = PLACES[place]
+    owner = importlib.import_module(module_name)
+    *classes, name = name.split(".")
+    for part in classes:
+        owner = getattr(owner, part)
+    original = getattr(owner, name)
+    calls = 0
+
+    def wrapped(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == times and moment == "before":
+            os.kill(os.getpid(), number)
+        result = original(*args, **kwargs)
+        if calls == times and moment == "after":
+            os.kill(os.getpid(), number)
+        return result
+
+    setattr(owner, name, wrapped)
+
+
+def keep_small_programs(directory: pathlib.Path) -> None:
+    """The programs of a tiny run compile in less than the second from which a run keeps them."""
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+if __name__ == "__main__":
+    vlaa_jax.rewards.score_many = made_up_rewards
+    settings.enable_compilation_cache = keep_small_programs
+    if os.environ.get("RESUMABLE_END"):
+        place, times, number = os.environ["RESUMABLE_END"].split(":")
+        end_at(place, int(times), getattr(signal, number))
+    runpy.run_path(str(pathlib.Path(__file__).parents[2] / "launch" / "tpu_train.py"), run_name="__main__")

@@ -1,0 +1,247 @@
+"""The loop on a task of one number: resume, stop, steps that are not finite, a finished run."""
+
+import json
+import os
+import pathlib
+import signal
+from types import SimpleNamespace
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.training.loop import Interrupted, train
+from vlaa_jax.training.run_folder import RunFolder, without_volatile
+from vlaa_jax.training.state import create_state
+from vlaa_jax.training.task import StepReport
+
+COMMAND = "python launch/tpu_train.py --config=configs/grpo_mixed.py"
+
+
+class Counting:
+    """Each step adds the step's number to a weight and 1 to a JSON number."""
+
+    def __init__(self, config, *, bad=(), during=None, fails=None):
+        self.config = config
+        self.steps = config.steps
+        self.numbers = {"draws": 0}
+        self.state = create_state(
+            {"language": {"w": jnp.float32(0)}, "vision": {}}, optax.adam(1.0), freeze_vision=False
+        )
+        prompt = SimpleNamespace(sha256=lambda template: "ab" * 32)
+        self.encoder = SimpleNamespace(prompt=prompt, tokenizer=SimpleNamespace(chat_template=""))
+        self.bad, self.during, self.fails, self.done = bad, during or {}, fails, []
+
+    def begin(self):
+        pass
+
+    def step(self, number, clock):
+        if number == self.fails:
+            raise ZeroDivisionError
+        with clock.phase("update"):
+            weight = self.state.trainable["language"]["w"] + number
+        self.state = type(self.state)(
+            {"language": {"w": weight}, "vision": {}}, self.state.frozen, self.state.optimizer, self.state.updates + 1
+        )
+        self.numbers["draws"] += 1
+        self.done.append(number)
+        self.during.get(number, lambda: None)()
+        bad = {"ids": ["a", "b"], "tokens": np.full(3, number)} if number in self.bad else None
+        metrics = {"loss": float(weight), "non_finite_updates": int(bad is not None)}
+        return StepReport(metrics, [{"id": f"r{number}", "w": float(weight)}], {"update": 3}, bad)
+
+
+def make_config(**changes) -> ConfigDict:
+    config = ConfigDict(
+        {
+            "task": "fake",
+            "seed": 0,
+            "steps": 6,
+            "data": {"evaluation": ""},
+            "log": {"samples": 0},
+            "evaluation": {"every": 2},
+            "checkpoint": {"every": 2, "keep": 2},
+        }
+    )
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def run(workdir, *, command=COMMAND, bad=(), during=None, fails=None, **changes):
+    task = Counting(make_config(**changes), bad=bad, during=during, fails=fails)
+    path = train(task, workdir, recorded=task.config, command=command)
+    return task, path
+
+
+def lines(workdir):
+    folder = RunFolder(workdir)
+    return [without_volatile(row) for row in folder.metrics()], list(folder.samples())
+
+
+def files(directory: pathlib.Path) -> dict:
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.quick
+def test_a_run_leaves_a_line_a_step_and_a_report(tmp_path):
+    task, report = run(tmp_path / "run")
+    metrics, samples = lines(tmp_path / "run")
+    assert task.done == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in metrics] == list(range(7))
+    assert [row["loss"] for row in metrics[1:]] == [1, 3, 6, 10, 15, 21]
+    assert [row["id"] for row in samples] == [f"r{i}" for i in range(1, 7)]
+    assert report == tmp_path / "run" / "report.html" and report.exists()
+    (first,) = [row for row in RunFolder(tmp_path / "run").metrics() if row["step"] == 1]
+    assert {"seconds/step", "seconds/other", "seconds/update", "tokens_per_second/update"} <= set(first)
+
+
+@pytest.mark.quick
+def test_a_run_that_broke_off_goes_on_from_its_last_checkpoint(tmp_path):
+    whole, _ = run(tmp_path / "whole")
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", fails=6)
+    task, _ = run(tmp_path / "run")
+    assert task.done == [5, 6]
+    assert task.numbers == whole.numbers
+    assert float(task.state.trainable["language"]["w"]) == 21
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+
+
+@pytest.mark.quick
+def test_a_finished_run_changes_nothing_and_says_so(tmp_path, capsys):
+    _, report = run(tmp_path / "run")
+    before = files(tmp_path / "run")
+    capsys.readouterr()
+    task, again = run(tmp_path / "run")
+    assert (task.done, again) == ([], report)
+    assert files(tmp_path / "run") == before
+    assert capsys.readouterr().out == (
+        f"This run is finished (6 steps); nothing was changed.\n\nStep 6\nloss\n----\n  21\n\n"
+        f"for a new run: {COMMAND} --config.seed=1\n"
+    ).replace("loss\n----\n  21", capsys_table(tmp_path / "run"))
+    run(tmp_path / "run", command=f"{COMMAND} --workdir=runs/x")
+    assert f"--config.seed=1 --workdir={tmp_path / 'run'}-seed1\n" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"config\.seed is 1 where this run began with 0"):
+        run(tmp_path / "run", seed=1)
+    assert files(tmp_path / "run") == before
+
+
+def capsys_table(workdir) -> str:
+    """The seconds of a step differ from run to run; the loss does not."""
+    seconds = f"{RunFolder(workdir).metrics()[-1]['seconds/step']:.4g}"
+    width = max(len(seconds), len("seconds/step"))
+    return f"loss  seconds/step\n----  {'-' * width}\n  21  {seconds.rjust(width)}"
+
+
+@pytest.mark.quick
+def test_a_finished_run_without_its_report_gets_one(tmp_path):
+    _, report = run(tmp_path / "run")
+    report.unlink()
+    task, again = run(tmp_path / "run")
+    assert task.done == [] and again.exists()
+
+
+@pytest.mark.quick
+def test_steps_may_be_added_but_not_taken_away(tmp_path):
+    run(tmp_path / "run")
+    task, report = run(tmp_path / "run", steps=8, checkpoint__every=5)
+    assert task.done == [7, 8] and report.exists()
+    metrics, _ = lines(tmp_path / "run")
+    assert [row["step"] for row in metrics] == list(range(9))
+    starts = json.loads((tmp_path / "run" / "run.json").read_text())["starts"]
+    assert [start["changed"] for start in starts] == [{}, {"checkpoint.every": 5, "steps": 8}]
+    with pytest.raises(InputError, match=r"config\.steps is 6, but .* has done 8: expected that or more"):
+        run(tmp_path / "run")
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_finishes_the_step_and_saves(tmp_path, number):
+    before = signal.getsignal(number)
+    with pytest.raises(Interrupted, match="stopped after step 3, which is saved; go on with: python launch/tpu_train"):
+        run(tmp_path / "run", during={3: lambda: os.kill(os.getpid(), number)}, checkpoint__every=5)
+    assert signal.getsignal(number) == before
+    assert (tmp_path / "run" / "checkpoints" / "3").exists()
+    assert [row["step"] for row in lines(tmp_path / "run")[0]] == [0, 1, 2, 3]
+    task, _ = run(tmp_path / "run", checkpoint__every=5)
+    assert task.done == [4, 5, 6]
+
+
+@pytest.mark.quick
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    def twice():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "run", during={3: twice})
+
+
+@pytest.mark.quick
+def test_a_signal_during_the_last_step_lets_the_run_end(tmp_path):
+    task, report = run(tmp_path / "run", during={6: lambda: os.kill(os.getpid(), signal.SIGINT)})
+    assert task.done == [1, 2, 3, 4, 5, 6] and report.exists()
+
+
+@pytest.mark.quick
+def test_the_batch_of_a_step_that_is_not_finite_is_kept(tmp_path):
+    run(tmp_path / "run", bad=(2, 3, 5))
+    metrics, _ = lines(tmp_path / "run")
+    assert [row["non_finite_updates"] for row in metrics[1:]] == [0, 1, 1, 0, 1, 0]
+    assert sorted(path.name for path in (tmp_path / "run").glob("non-finite*")) == [
+        f"non-finite-step-{step}.npz" for step in (2, 3, 5)
+    ]
+    with np.load(tmp_path / "run" / "non-finite-step-3.npz") as batch:
+        assert batch["ids"].tolist() == ["a", "b"] and batch["tokens"].tolist() == [3, 3, 3]
+
+
+@pytest.mark.quick
+def test_three_in_a_row_stop_the_run(tmp_path):
+    sentence = (
+        r"steps 2 to 4 had no finite loss or gradient and were not applied; their batches are in .*run: start a new"
+    )
+    with pytest.raises(InputError, match=sentence):
+        run(tmp_path / "run", bad=(2, 3, 4))
+    assert [row["step"] for row in lines(tmp_path / "run")[0]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.quick
+def test_a_resume_does_not_forget_how_many_there_were(tmp_path):
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", bad=(2, 3, 4), during={3: lambda: os.kill(os.getpid(), signal.SIGTERM)})
+    with pytest.raises(InputError, match="steps 2 to 4"):
+        run(tmp_path / "run", bad=(2, 3, 4))
+
+
+@pytest.mark.quick
+def test_another_config_in_the_same_folder_is_refused(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", fails=4)
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    with pytest.raises(InputError, match=r"config\.seed is 3 where this run began with 0"):
+        run(tmp_path / "run", seed=3)
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.quick
+def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+    write = os.write
+
+    def full(descriptor, data):
+        if b'"step": 4' in data:
+            raise OSError(28, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(
+        InputError, match=r"run: No space left on device; what was saved before is untouched\. Make room"
+    ):
+        run(tmp_path / "run")
+    monkeypatch.undo()
+    task, _ = run(tmp_path / "run")
+    assert task.done == [3, 4, 5, 6]
+    run(tmp_path / "whole")
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")

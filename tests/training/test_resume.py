@@ -1,0 +1,81 @@
+"""Killed anywhere and started again, a run equals an undisturbed one to the last bit."""
+
+import os
+import pathlib
+import random
+import secrets
+import signal
+import subprocess
+import sys
+
+import tiny
+from resumable import PLACES
+
+from vlaa_jax.training.run_folder import RunFolder, without_volatile
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def start(folder: pathlib.Path, name: str, end: str = "", **changes) -> subprocess.CompletedProcess:
+    values = tiny.GRPO | {
+        "model.checkpoint": folder / "policy",
+        "data.train": f"{folder / 'scenes'}:rl",
+        **{field.replace("__", "."): value for field, value in changes.items()},
+    }
+    flags = [f"--config.{field}={value}" for field, value in values.items()]
+    paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
+    environment = {"RESUMABLE_END": end, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    command = [sys.executable, ROOT / "tests" / "training" / "resumable.py", "--config=configs/grpo_mixed.py"]
+    return subprocess.run(
+        [*command, f"--workdir={folder / name}", *flags],
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def lines(directory: pathlib.Path):
+    folder = RunFolder(directory)
+    return [[without_volatile(row) for row in rows] for rows in (folder.metrics(), folder.samples())]
+
+
+def files(directory: pathlib.Path) -> dict:
+    return {path: path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}
+
+
+def test_a_run_that_was_killed_and_interrupted_equals_an_undisturbed_one(folder):
+    seed = secrets.randbits(32)
+    generator = random.Random(seed)
+    every = generator.randint(1, 3)
+    place = generator.choice([name for name in PLACES if name != "before the report"])
+    # Half of the calls of a place, so that there is always something left to kill.
+    times = generator.randint(1, 6 // every if place == "as a save begins" else 6)
+    drawn = f"seed {seed}: checkpoint every {every}, killed {place}, call {times}"
+
+    whole = start(folder, "whole", checkpoint__every=every)
+    assert whole.returncode == 0, whole.stderr
+    metrics, samples = lines(folder / "whole")
+    assert [row["step"] for row in metrics] == list(range(7))
+    assert [row["step"] for row in samples] == [step for step in range(1, 7) for _ in range(8)]
+    # The comparison below means something: weights move, and so do samples.
+    assert len({row["loss"] for row in metrics[1:]}) == 6
+    assert metrics[6]["update/kl"] > 1e-4 and metrics[6]["kl_coefficient"] != metrics[1]["kl_coefficient"]
+
+    killed = start(folder, "run", f"{place}:{times}:SIGKILL", checkpoint__every=every)
+    assert killed.returncode == -signal.SIGKILL, (drawn, killed.stderr)
+    if place != "as a save begins" or every * times < 6:
+        stopped = start(folder, "run", "before an update:1:SIGINT", checkpoint__every=every)
+        assert stopped.returncode in (0, 130), (drawn, stopped.stderr)
+        if stopped.returncode == 130:
+            assert "which is saved; go on with: python " in stopped.stdout, (drawn, stopped.stdout)
+            assert f"--workdir={folder / 'run'}" in stopped.stdout
+    done = start(folder, "run", checkpoint__every=every)
+    assert done.returncode == 0, (drawn, done.stderr)
+    assert lines(folder / "run") == [metrics, samples], drawn
+
+    before = files(folder / "run")
+    again = start(folder, "run", checkpoint__every=every)
+    assert again.returncode == 0 and "This run is finished (6 steps); nothing was changed." in again.stdout
+    assert files(folder / "run") == before

@@ -1,0 +1,172 @@
+"""One row for a prompt and its completions against one row for each completion, and what may not change a gradient."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny
+
+from vlaa_jax.models.attention import Causal
+from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
+from vlaa_jax.objectives.log_probabilities import token_log_probabilities
+from vlaa_jax.processing.batches import pad_prompts
+from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss, take_groups
+from vlaa_jax.training.state import create_state
+from vlaa_jax.training.updates import Updater
+
+POLICY = Policy(temperature=0.8, dtype="float32", remat="none", chunk=64)
+OBJECTIVE = GRPOObjective()
+KL_COEFFICIENT = 0.05
+P, G, C = 24, 3, 8
+
+
+@dataclasses.dataclass
+class Case:
+    prompts: list
+    groups: Groups
+    scored: Scored
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    """Four prompts: image first, image last, two images, none. Completions of 1 to 7 tokens."""
+    rng = np.random.default_rng(0)
+    parts = [[(1, 4, 6), 5], [9, (1, 2, 4)], [2, (1, 4, 4), 3, (1, 2, 2), 1], [6]]
+    prompts = [tiny.prompt(rng, part) for part in parts]
+    lengths = rng.integers(1, C, (4, G))
+    lengths[0, 0], lengths[3, 2] = 1, C - 1
+    shape = (4, G, C)
+    tokens = rng.integers(10, tiny.SIZES.text.vocabulary, shape).astype(np.int32)
+    near = lambda: (-6.5 + 0.3 * rng.standard_normal(shape)).astype(np.float32)  # noqa: E731  log of one in 640
+    mask = np.arange(C) < lengths[..., None]
+    groups = Groups(pad_prompts(prompts, P, 5), None, jnp.asarray(tokens), jnp.asarray(lengths))
+    advantage = rng.standard_normal((4, G)).astype(np.float32)
+    scored = Scored(near(), near(), advantage, mask, None)
+    return Case(prompts, groups, jax.tree.map(jnp.asarray, scored))
+
+
+def replicated_loss(model, rows, starts, case):
+    """The loss of rows that hold the prompt and one completion each."""
+    features = model.vision(rows.vision, jnp.float32, "none")
+    states = model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index, remat="none")
+    places = starts[:, None] - 1 + jnp.arange(C)
+    states = jnp.take_along_axis(states, places[..., None], axis=1)
+    tokens = case.groups.tokens.reshape(-1, C)
+    values, _ = token_log_probabilities(states, model.language.head[...], tokens, temperature=0.8)
+    scored = case.scored
+    return grpo_loss(
+        values.reshape(scored.mask.shape),
+        scored.old,
+        scored.reference,
+        scored.advantages,
+        scored.mask,
+        objective=OBJECTIVE,
+        kl_coefficient=KL_COEFFICIENT,
+    )[0]
+
+
+def replicate(case: Case):
+    rows = []
+    for b, prompt in enumerate(case.prompts):
+        for g in range(G):
+            after = prompt.positions.max() + 1 + np.arange(C)
+            rows.append(
+                dataclasses.replace(
+                    prompt,
+                    tokens=np.concatenate([prompt.tokens, np.asarray(case.groups.tokens[b, g])]),
+                    positions=np.concatenate([prompt.positions, np.broadcast_to(after, (3, C))], axis=1),
+                    feature_index=np.concatenate([prompt.feature_index, np.full(C, -1)]),
+                )
+            )
+    # A token of a completion past its end is seen by nothing that counts: rows are causal.
+    return pad_prompts(rows, P + C, 5), jnp.asarray([len(row.tokens) - C for row in rows])
+
+
+def assert_equal_gradients(ours, theirs):
+    """Largest difference at most 1e-5 of the leaf's largest value."""
+    pairs = list(
+        zip(jax.tree_util.tree_leaves_with_path(ours), jax.tree_util.tree_leaves_with_path(theirs), strict=True)
+    )
+    for (path, a), (_, b) in pairs:
+        largest = float(jnp.max(jnp.abs(b)))
+        assert largest > 0, jax.tree_util.keystr(path)
+        assert float(jnp.max(jnp.abs(a - b))) <= 1e-5 * largest, jax.tree_util.keystr(path)
+
+
+@pytest.fixture(scope="module")
+def updater():
+    loss = functools.partial(group_loss, policy=POLICY, objective=OBJECTIVE)
+    return Updater(loss, optax.sgd(1.0))
+
+
+@pytest.fixture(scope="module")
+def state():
+    return create_state(tiny.model(), optax.sgd(1.0), freeze_vision=False)
+
+
+def accumulate(updater, state, micro_batches):
+    total = None
+    for groups, scored in micro_batches:
+        batch = (groups, scored, jnp.float32(KL_COEFFICIENT))
+        total = updater.first(state, batch) if total is None else updater.add(state, total, batch)
+    return total
+
+
+@pytest.fixture(scope="module")
+def whole(updater, state, case):
+    """Loss sum and gradient of all groups in one batch."""
+    return accumulate(updater, state, [(case.groups, case.scored)])
+
+
+def test_loss_and_gradient_equal_the_replicated_form(case, whole):
+    rows, starts = replicate(case)
+    loss, gradient = jax.jit(jax.value_and_grad(lambda m: replicated_loss(m, rows, starts, case)))(tiny.model())
+    np.testing.assert_allclose(float(whole.loss), float(loss), rtol=1e-5)
+    assert_equal_gradients(whole.gradient, gradient)
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [
+        pytest.param([([3, 1], P, C), ([0, 2], P, C)], id="micro-batches and order"),
+        pytest.param([([2, 0, 1, 3], 21, 7)], id="smaller buckets and order"),
+    ],
+)
+def test_the_cut_into_micro_batches_and_buckets_leaves_the_gradient(updater, state, case, whole, cut):
+    parts = [
+        take_groups(case.groups, case.scored, jnp.asarray(chosen), prompt_length=p, completion_length=c)
+        for chosen, p, c in cut
+    ]
+    total = accumulate(updater, state, parts)
+    np.testing.assert_allclose(float(total.loss), float(whole.loss), rtol=1e-5)
+    assert_equal_gradients(total.gradient, whole.gradient)
+
+
+def test_what_stands_in_the_padding_changes_nothing(updater, state, case, whole):
+    """Tokens past a completion's end and past the prompt's, and log-probabilities there, NaN included."""
+    mask = np.asarray(case.scored.mask)
+    prompts = case.groups.prompts
+    noise = np.random.default_rng(1).integers(10, 600, prompts.tokens.shape)
+    prompts = dataclasses.replace(prompts, tokens=np.where(prompts.segments > 0, prompts.tokens, noise))
+    groups = dataclasses.replace(
+        case.groups, prompts=prompts, tokens=jnp.where(mask, case.groups.tokens, case.groups.tokens[..., ::-1])
+    )
+    hidden = lambda values: jnp.where(mask, values, jnp.nan)  # noqa: E731
+    scored = dataclasses.replace(case.scored, old=hidden(case.scored.old), reference=hidden(case.scored.reference))
+    total = accumulate(updater, state, [(groups, scored)])
+    np.testing.assert_allclose(float(total.loss), float(whole.loss), rtol=1e-6)
+    assert_equal_gradients(total.gradient, whole.gradient)
+
+
+def test_metrics_do_not_depend_on_the_cut(updater, state, case, whole):
+    parts = [
+        take_groups(case.groups, case.scored, jnp.asarray(chosen), prompt_length=P, completion_length=C)
+        for chosen in ([0, 1], [2, 3])
+    ]
+    total = accumulate(updater, state, parts)
+    for left, right in zip(jax.tree.leaves(total.metrics), jax.tree.leaves(whole.metrics), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
