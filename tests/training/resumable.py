@@ -8,7 +8,6 @@ import os
 import pathlib
 import runpy
 import signal
-import sys
 import zlib
 
 import jax

@@ -153,7 +153,7 @@ class Evaluator:
             images = self._source[other].images
             if len(images) != len(own):
                 continue
-            if [read_size(image) for image in images] == sizes or True:
+            if [read_size(image) for image in images] == sizes:
                 return images
             candidates.append(images)
             if len(candidates) == _NEAR:

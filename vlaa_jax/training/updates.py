@@ -51,7 +51,7 @@ class Updater:
         self._optimizer = optimizer
         self._zeros: Callable[[], Accumulator] | None = None
         self.add = jax.jit(self._add, donate_argnums=1)
-        self.apply = jax.jit(self._apply, donate_argnums=(0, 1))
+        self.apply = jax.jit(self._apply, donate_argnums=0)
 
     def first(self, state: TrainState, batch: Any) -> Accumulator:
         """Starts an accumulation with a first micro-batch.

@@ -1,0 +1,188 @@
+"""Three steps of GRPO on digit scenes with a made-up reward: what is counted, what is frozen, what is compiled."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from resumable import made_up_rewards
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.objectives.kl import update_kl_coefficient
+from vlaa_jax.processing.records import VERIFIERS
+from vlaa_jax.training import grpo_task
+from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.grpo_task import GRPOTask
+
+
+def host(tree):
+    return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    """A task after three steps, and for each step what it reported and did."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grpo_task, "score_many", made_up_rewards)
+        task = GRPOTask(tiny.config("grpo", folder))
+        out = types.SimpleNamespace(task=task, reports=[], compiled=[], updates=[], mismatch=[], kl_coefficients=[])
+        out.start = host((task.state.frozen, task.state.trainable))
+        out.frozen = host(task.state.frozen)
+        take, apply, update = task._take, task._updater.apply, task._update
+        open_update: list[list[int]] = []
+
+        def spy_on_take(groups, scored, chosen):
+            open_update.append(chosen.tolist())
+            return take(groups, scored, chosen)
+
+        def spy_on_apply(*args):
+            out.updates[-1].append(open_update.copy())
+            open_update.clear()
+            return apply(*args)
+
+        def spy_on_update(number, groups, scored, lengths, clock):
+            # The policy of this step, by the trainer's pass, before its first update.
+            reference, task._reference = task._reference, task.model
+            fresh = np.asarray(task._by_micro_batch(groups, scored))
+            task._reference = reference
+            mask = np.asarray(scored.mask)
+            out.mismatch.append(np.abs(fresh - np.asarray(scored.old))[mask].max())
+            open_update.clear()
+            return update(number, groups, scored, lengths, clock)
+
+        task._take, task._updater.apply, task._update = spy_on_take, spy_on_apply, spy_on_update
+        task.begin()
+        compiled = CompileCounter()
+        for number in (1, 2, 3):
+            out.updates.append([])
+            out.kl_coefficients.append(task.numbers["kl_coefficient"])
+            out.reports.append(task.step(number, Clock()))
+            out.compiled.append(compiled.count)
+        out.kl_coefficients.append(task.numbers["kl_coefficient"])
+        yield out
+
+
+def test_a_step_is_prompts_times_group_completions_in_whole_groups(run):
+    for number, (report, updates) in enumerate(zip(run.reports, run.updates, strict=True), 1):
+        assert len(report.samples) == 4 * 2
+        assert report.metrics["updates"] == 2 * number
+        # Two updates of two micro-batches of one group; every group once.
+        assert [[len(places) for places in update] for update in updates] == [[1, 1], [1, 1]]
+        assert sorted(place for update in updates for places in update for place in places) == [0, 1, 2, 3]
+    orders = {str(updates) for updates in run.updates}
+    assert len(orders) > 1  # dealt out anew in every step
+
+
+def test_prompts_are_drawn_one_after_the_other_without_repetition(run):
+    draws = [[row["draw"] for row in report.samples[::2]] for report in run.reports]
+    assert draws == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
+    ids = [row["id"] for report in run.reports for row in report.samples[::2]]
+    assert len(set(ids)) == 12
+    assert run.task.numbers["draws"] == 12
+    assert run.reports[-1].metrics["epoch"] == pytest.approx(12 / len(run.task.index.good))
+
+
+def test_advantages_are_those_of_the_rewards(run):
+    for report in run.reports:
+        scores = np.asarray([row["score"] for row in report.samples]).reshape(4, 2)
+        found = np.asarray([row["advantage"] for row in report.samples]).reshape(4, 2)
+        # Of two different rewards one is above and one below the mean, by 1 / sqrt 2 deviations.
+        expected = np.sign(scores - scores.mean(axis=1, keepdims=True)) / np.sqrt(2)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_first_update_of_every_step_has_ratio_one(run):
+    """With images, in float32, in the first step and after updates."""
+    for report, mismatch in zip(run.reports, run.mismatch, strict=True):
+        assert mismatch < 1e-4
+        assert report.metrics["first_update/ratio"] == pytest.approx(1, abs=1e-3)
+        assert report.metrics["first_update/ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert abs(run.reports[-1].metrics["update/kl"]) > 1e-6  # and the policy did move
+
+
+def test_the_coefficient_of_the_kl_moves_once_a_step(run):
+    section = run.task.config.objective
+    for before, after, report in zip(run.kl_coefficients, run.kl_coefficients[1:], run.reports, strict=False):
+        assert report.metrics["kl_coefficient"] == before
+        expected = update_kl_coefficient(before, report.metrics["kl"], section.kl_target, section.kl_horizon, 8)
+        assert after == expected
+    assert len(set(run.kl_coefficients)) > 1
+
+
+def test_a_frozen_tower_keeps_every_bit_and_has_no_moments(run):
+    state = run.task.state
+    for old, new in zip(run.frozen, host(state.frozen), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert len(run.frozen) > 10
+    names = [
+        jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path((state.trainable, state.optimizer))
+    ]
+    assert names and not any("vision" in name for name in names)
+    changed = [not np.array_equal(a, b) for a, b in zip(run.start, host((state.frozen, state.trainable)), strict=True)]
+    assert sum(changed) >= 10
+
+
+def test_a_kind_without_examples_has_no_key(run):
+    kinds = set()
+    for report in run.reports:
+        present = {row["verifier"] for row in report.samples}
+        kinds.add(frozenset(present))
+        for name in ("reward", "valid", "accuracy", "reward_if_valid"):
+            assert {key.partition("/")[2] for key in report.metrics if key.startswith(f"{name}/")} == present
+        assert all(np.isfinite(value) for value in report.metrics.values())
+    assert any(len(present) < len(VERIFIERS) for present in kinds)
+
+
+def test_no_program_is_compiled_once_the_buckets_were_seen(run):
+    assert run.compiled[0] > 0
+    assert run.compiled[1] == run.compiled[2]
+
+
+def test_a_step_that_is_not_finite_is_not_applied(run):
+    task = run.task
+    before = host((task.state.trainable, task.state.optimizer, task.state.updates))
+    kept, task.numbers["kl_coefficient"] = task.numbers["kl_coefficient"], float("nan")
+    run.updates.append([])
+    report = task.step(4, Clock())
+    task.numbers["kl_coefficient"] = kept
+    for old, new in zip(before, host((task.state.trainable, task.state.optimizer, task.state.updates)), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert report.metrics["non_finite_updates"] == 2
+    assert "loss" not in report.metrics and "learning_rate" not in report.metrics
+    assert report.bad_batch["ids"] == [row["id"] for row in report.samples[::2]]
+    assert np.asarray(report.bad_batch["tokens"]).shape == (4, 2, 6)
+
+
+def test_micro_batches_hold_each_group_once_sorted_by_length(run):
+    lengths = np.asarray([[5, 1], [2, 2], [6, 6], [3, 1]])
+    parts = run.task._micro_batches(np.asarray([3, 0, 2, 1]), lengths)
+    assert [part.tolist() for part in parts] == [[1], [3], [0], [2]]
+
+
+def test_without_a_penalty_there_is_no_reference(folder):
+    task = GRPOTask(tiny.config("grpo", folder, objective__kl_placement="none"))
+    assert task._reference is None
+    metrics: dict = {}
+    task._control_kl(metrics, 8)
+    assert metrics == {} and task.numbers["kl_coefficient"] == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"updates__completions": 3}, "updates.completions is 3: expected a multiple of the group size 2 that divides"),
+        ({"updates__completions": 6}, "updates.completions is 6: expected a multiple of the group size 2 that divides"),
+        (
+            {"updates__micro_batch": 3},
+            "updates.micro_batch is 3: expected a number of groups that divides an update's 2",
+        ),
+        (
+            {"updates__completion_buckets": (4,)},
+            r"completion_buckets is \(4,\): expected one of at least config.rollout",
+        ),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(folder, changes, message):
+    with pytest.raises(InputError, match=message):
+        GRPOTask(tiny.config("grpo", folder, **changes))
