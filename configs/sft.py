@@ -45,7 +45,8 @@ def _recipe() -> ConfigDict:
 
     config.prompt = ConfigDict()
     config.prompt.system = ""  # file with the system message; '' is ours
-    config.prompt.instructions = ConfigDict()  # verifier -> sentence, where it shall differ from ours
+    # Sentence after a question of each verifier; '' is ours.
+    config.prompt.instructions = ConfigDict({"digit": "", "mcq": "", "math": "", "iou": "", "open_ended": ""})
 
     config.updates = ConfigDict()
     config.updates.examples = 128  # however they are packed

@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import pathlib
+import runpy
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -11,7 +13,6 @@ from etils import epath
 from flax import nnx
 from ml_collections import ConfigDict
 
-from configs import grpo_mixed, sft
 from data_prep.digit_scenes import builder
 from data_prep.digit_scenes.tokenizer import build_tokenizer
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, TextConfig, VisionConfig, hf
@@ -19,6 +20,15 @@ from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.processing.positions import mrope_positions
 from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry, plan
+
+
+def _config_file(name: str) -> SimpleNamespace:
+    """A config file by its path, as the launcher reads it: the folder is no package."""
+    path = pathlib.Path(__file__).parents[1] / "configs" / f"{name}.py"
+    return SimpleNamespace(**runpy.run_path(str(path)))
+
+
+grpo_mixed, sft = _config_file("grpo_mixed"), _config_file("sft")
 
 # Widths that occur nowhere else, so that a shape tells which tower an array belongs to.
 SIZES = ModelConfig(

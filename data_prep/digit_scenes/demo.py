@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -51,7 +52,8 @@ def shards(split: str) -> pathlib.Path:
     path = cache_folder() / f"digit_scenes-{builder.VERSION}-seed{_SEED}-{split}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        builder.build(path, seed=_SEED, splits={split: builder.SPLITS[split]})
+        with _unless_made(path):
+            builder.build(path, seed=_SEED, splits={split: builder.SPLITS[split]})
     return path
 
 
@@ -60,6 +62,16 @@ def untrained_policy() -> pathlib.Path:
     path = cache_folder() / f"untrained-{builder.VERSION}-seed{_SEED}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
+        with _unless_made(path):
             write_untrained_policy(path, seed=_SEED)
     return path
+
+
+@contextlib.contextmanager
+def _unless_made(path: pathlib.Path) -> Iterator[None]:
+    """Forgives a builder that found the folder there at the end: another process made the same bytes meanwhile."""
+    try:
+        yield
+    except (InputError, OSError):
+        if not path.exists():
+            raise

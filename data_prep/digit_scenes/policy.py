@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import uuid
 
 import jax
 import numpy as np
@@ -37,7 +38,7 @@ def write_untrained_policy(directory: str | os.PathLike[str], *, seed: int = 0) 
     directory = pathlib.Path(directory)
     if directory.exists():
         raise InputError(f"{directory} exists already: nothing was written")
-    parts = directory.with_name(directory.name + ".parts")
+    parts = directory.with_name(f"{directory.name}.parts-{uuid.uuid4().hex[:8]}")
     build_tokenizer(parts)
     (parts / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=2) + "\n")
     tokenizer = Tokenizer(parts)

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from tiny import grpo_mixed, sft
 
-from configs import grpo_mixed, sft
 from vlaa_jax.errors import InputError
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.training import settings
@@ -105,9 +105,9 @@ def test_variants_combine():
 
 @pytest.mark.parametrize("arg", ["13b", "3b,", "3b,kl3", "kl1"])
 def test_an_unknown_preset_is_refused(arg):
-    with pytest.raises(InputError, match="does not exist: expected demo, 3b or 7b, then any of basic, lr1, lr2"):
+    with pytest.raises(InputError, match=r"does not exist: expected .*3b or 7b.*then any of basic, lr1, lr2"):
         grpo_mixed.get_config(arg)
-    with pytest.raises(InputError, match="does not exist: expected demo, 3b or 7b"):
+    with pytest.raises(InputError, match=r"does not exist: expected .*3b or 7b"):
         sft.get_config(arg)
 
 

@@ -79,7 +79,7 @@ def test_shared_prompt_gradients_equal_the_dense_form():
     prompt, group, length = 5, 2, 3
     total = prompt + group * length
     arrays = (draw((1, total, 4, 8), 0), draw((1, total, 2, 8), 1), draw((1, total, 2, 8), 2))
-    valid = jnp.asarray([[1, 1, 1, 1, 0] + [1, 1, 1, 1, 1, 0]], bool)
+    valid = jnp.asarray([[1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 0]], bool)
     mask = SharedPrompt(valid, prompt, length)
     weight = draw((1, total, 4, 8), 3) * valid[..., None, None]
 

@@ -84,7 +84,7 @@ def test_logits_features_and_positions_equal_transformers(tmp_path, seed):
         )
         expected_features = theirs.model.visual(inputs["pixel_values"], inputs["image_grid_thw"]).pooler_output
         expected = theirs(**inputs).logits.numpy()
-    tokens, segments, positions, _, index = batch
+    _, segments, positions, _, index = batch
     real = segments > 0
     np.testing.assert_array_equal(positions[:, real], expected_positions.numpy()[:, real])
     features, logits = forward(ours, batch)

@@ -11,6 +11,8 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.rollout.draw import Sampling, draw
 from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
 
+jitted_draw = jax.jit(draw, static_argnums=2)
+
 
 def naive_kept(logits, sampling):
     """Boolean row: which tokens may be drawn, by sorting."""
@@ -30,7 +32,7 @@ def naive_kept(logits, sampling):
     "sampling",
     [
         Sampling(),
-        Sampling(temperature=0.7, banned_tokens=(3, 900)),
+        Sampling(temperature=0.7, banned_tokens=(3, 500)),
         Sampling(temperature=1.3, top_k=7),
         Sampling(top_p=0.6, banned_tokens=(0,)),
         Sampling(temperature=0.8, top_k=20, top_p=0.9),
@@ -38,11 +40,12 @@ def naive_kept(logits, sampling):
 )
 def test_frequencies_pass_chi_square_against_the_softmax(sampling):
     rng = np.random.default_rng(0)
-    vocabulary, draws = 1000, 40_000
+    vocabulary, draws = 600, 10_000
     logits = (2 * rng.standard_normal(vocabulary)).astype(np.float32)
     numbers = ((np.arange(draws) + rng.random()) / draws).astype(np.float32)
     rng.shuffle(numbers)
-    out = jax.jit(lambda u: draw(jnp.broadcast_to(jnp.asarray(logits), (draws, vocabulary)), u, sampling))(numbers)
+    # Arguments, not constants: the compiler would work out the whole table before it runs anything.
+    out = jitted_draw(np.broadcast_to(logits, (draws, vocabulary)), numbers, sampling)
     tokens = np.asarray(out.tokens)
     kept = naive_kept(logits.tolist(), sampling)
     weights = np.where(kept, np.exp(logits.astype(np.float64) / sampling.temperature), 0)
@@ -68,13 +71,14 @@ def test_greedy_takes_the_most_likely_allowed_token():
 @given(
     st.lists(st.floats(-60, 60, width=32), min_size=1, max_size=700),
     st.floats(0, 1, exclude_max=True, width=32),
-    st.integers(0, 5),
+    st.sampled_from([0, 1, 5]),
 )
 def test_a_drawn_token_always_has_probability(logits, number, top_k):
-    row = np.asarray(logits, np.float32)
-    out = draw(jnp.asarray(row), jnp.float32(number), Sampling(top_k=top_k))
+    row = np.full(700, -np.inf, np.float32)  # one shape, one program
+    row[: len(logits)] = logits
+    out = jitted_draw(row, np.float32(number), Sampling(top_k=top_k))
     token = int(out.tokens)
-    assert 0 <= token < len(row)
+    assert 0 <= token < len(logits)
     assert np.exp(row[token] - row.max()) > 0
     assert np.isfinite(out.sampled_log_probability)
 

@@ -55,7 +55,9 @@ def load_encoder(config: ConfigDict) -> Encoder:
     return Encoder(
         Tokenizer(directory),
         images,
-        load_prompt(config.prompt.system or None, config.prompt.instructions.to_dict()),
+        load_prompt(
+            config.prompt.system or None, {name: text for name, text in config.prompt.instructions.items() if text}
+        ),
         WindowGeometry(sizes.vision.merge, sizes.vision.window_units),
         image_token=sizes.image_token,
     )
@@ -76,10 +78,15 @@ def open_records(config: ConfigDict, field: str, encoder: Encoder) -> tuple[Reco
     index = build_index(source, encoder, check_gold)
     if index.report() and not config.data.skip_bad:
         raise InputError(f"config.data.{field}: {index.report()}; --config.data.skip_bad=true goes on without them")
+    unknown = set(config.rewards.enabled) - set(VERIFIERS)
+    if unknown:
+        raise InputError(f"config.rewards.enabled names {sorted(unknown)[0]!r}: expected any of {', '.join(VERIFIERS)}")
     enabled = [VERIFIERS.index(name) for name in config.rewards.enabled]
     index = usable(index, np.isin(index.verifier, enabled), "its verifier is not in config.rewards.enabled")
-    index = usable(index, index.prompt <= max(config.rollout.prompt_buckets), "prompt above the largest bucket")
-    index = usable(index, index.windows <= max(config.rollout.window_buckets), "windows above the largest bucket")
+    if config.task != "sft" or field != "train":  # packed rows have bounds of their own
+        section = config.rollout
+        index = usable(index, index.prompt <= max(section.prompt_buckets), "prompt above the largest bucket")
+        index = usable(index, index.windows <= max(section.window_buckets), "windows above the largest bucket")
     if not len(index.good):
         raise InputError(f"config.data.{field}: no usable record ({index.report()})")
     if index.report():
