@@ -12,13 +12,15 @@ from vlaa_jax.errors import InputError
 def get_config(arg: str = "demo") -> ConfigDict:
     """The config of a preset."""
     arg = arg or "demo"
-    if arg not in ("see", "demo", "3b", "7b"):
-        raise InputError(f"preset {arg!r} does not exist: expected see, demo, 3b or 7b")
+    if arg not in ("single", "see", "demo", "3b", "7b"):
+        raise InputError(f"preset {arg!r} does not exist: expected single, see, demo, 3b or 7b")
     config = _recipe()
-    if arg in ("see", "demo"):
+    if arg in ("single", "see", "demo"):
         _demo(config)
-    if arg == "see":
+    if arg in ("single", "see"):
         _see(config)
+    if arg == "single":
+        _single(config)
     return config.lock()
 
 
@@ -98,7 +100,7 @@ def _recipe() -> ConfigDict:
 
 
 def _demo(config: ConfigDict) -> None:
-    """Small policy, small pictures; the checkpoint is the export of `:see`."""
+    """Small policy, small pictures; the checkpoint is the export of the stage before."""
     config.steps = 300
     config.model.dtype = "float32"
     config.model.freeze_vision = False
@@ -130,9 +132,19 @@ def _demo(config: ConfigDict) -> None:
 def _see(config: ConfigDict) -> None:
     """One pass over scenes of one to three digits."""
     config.steps = 450
-    config.model.checkpoint = "untrained"
     config.data.train = "demo:see"
     config.updates.rows = 10
     config.updates.row_windows = 20
     config.optimizer.learning_rate = 2e-3
     config.optimizer.floor = 2e-4
+
+
+def _single(config: ConfigDict) -> None:
+    """One pass over pictures that one digit nearly fills."""
+    config.steps = 300
+    config.model.checkpoint = "untrained"
+    config.data.train = "demo:single"
+    config.updates.rows = 12
+    config.updates.row_tokens = 288
+    config.updates.row_windows = 8
+    config.updates.row_targets = 128

@@ -100,7 +100,7 @@ def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record]
             return 0, 0, 0, verifier, record.id, _problem(error, record.id)
         return prompt, windows, completion, verifier, record.id, ""
 
-    title = f"reading {len(source)} records of {source.location}"
+    title = f"reading {len(source)} records"
     if not sys.stderr.isatty():  # a log gets a line in place of the bar
         print(title, file=sys.stderr, flush=True)
     with concurrent.futures.ThreadPoolExecutor() as pool:

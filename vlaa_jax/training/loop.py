@@ -155,6 +155,7 @@ def _train(task: Task, workdir: pathlib.Path, recorded: ConfigDict, command: str
             evaluation.full("after", task.steps)
     report_path = write_run_report(folder, evaluation.source)
     folder.close()
+    print(f"\n{text_table(_result(folder, task.steps))}\n", flush=True)
     return report_path
 
 
@@ -260,19 +261,22 @@ def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:
     return bool(rows) and rows[-1]["step"] == steps and evaluation.done("after", steps)
 
 
+def _result(folder: RunFolder, steps: int) -> Table:
+    """Before and after by verifier, or the last step's numbers where nothing was held out."""
+    if (folder.directory / "evaluation").exists():
+        return before_after_tables(folder.directory)[0]
+    last = folder.metrics()[-1]
+    shown = [name for name in _SHOWN if name in last]
+    return Table(f"Step {steps}", shown, [[f"{last[name]:.4g}" for name in shown]])
+
+
 def _finished_text(folder: RunFolder, steps: int, command: str, seed: int) -> str:
     """What the run gave, and how to start another one."""
-    if (folder.directory / "evaluation").exists():
-        table = before_after_tables(folder.directory)[0]
-    else:
-        last = folder.metrics()[-1]
-        shown = [name for name in _SHOWN if name in last]
-        table = Table(f"Step {steps}", shown, [[f"{last[name]:.4g}" for name in shown]])
     again = f"{command} --config.seed={seed + 1}"
     if "--workdir" in command:
         again += f" --workdir={shlex.quote(f'{folder.directory}-seed{seed + 1}')}"
     done = f"This run is finished ({steps} steps); nothing was changed."
-    return f"{done}\n\n{text_table(table)}\n\nfor a new run: {again}"
+    return f"{done}\n\n{text_table(_result(folder, steps))}\n\nfor a new run: {again}"
 
 
 def _warnings(number: int, metrics: Mapping[str, float], report: StepReport, folder: RunFolder) -> list[str]:
