@@ -19,6 +19,7 @@ from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weig
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import bucket
 from vlaa_jax.processing.prompt_data import Drawn, PromptData
+from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator, Rollout
@@ -139,7 +140,7 @@ class GRPOTask:
         return StepReport(metrics, samples, counts, bad)
 
     def _occurs(self, verifier: str) -> bool:
-        place = settings.VERIFIERS.index(verifier)
+        place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
     def _verify(self, drawn: Sequence[Drawn], texts: Sequence[Sequence[str]]) -> list[list[Trace]]:
