@@ -102,6 +102,7 @@ def _recipe() -> ConfigDict:
     config.rewards.scorer = ""  # package.module:Class, needed for open-ended records
     config.rewards.strict = False  # also demand one think block before the answer and nothing else
     config.rewards.math_workers = 2
+    config.rewards.shuffled = False  # a control: completions of a step change places in what they are rewarded for
 
     config.evaluation = ConfigDict()
     config.evaluation.every = 10  # steps

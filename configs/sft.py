@@ -1,6 +1,7 @@
 """Supervised fine-tuning on traces and answers (VLAA-Thinking, section 3.1).
 
---config=configs/sft.py        the demo's start policy, as it was made
+--config=configs/sft.py:see    the demo's first stage: a policy learns to name what its tower finds
+--config=configs/sft.py        the demo's second stage: two styles of answering; makes the start policy of GRPO
 --config=configs/sft.py:3b     the paper's recipe (7b likewise)
 """
 
@@ -12,15 +13,13 @@ from vlaa_jax.errors import InputError
 def get_config(arg: str = "demo") -> ConfigDict:
     """The config of a preset."""
     arg = arg or "demo"
-    if arg not in ("single", "see", "demo", "3b", "7b"):
-        raise InputError(f"preset {arg!r} does not exist: expected single, see, demo, 3b or 7b")
+    if arg not in ("see", "demo", "3b", "7b"):
+        raise InputError(f"preset {arg!r} does not exist: expected see, demo, 3b or 7b")
     config = _recipe()
-    if arg in ("single", "see", "demo"):
+    if arg in ("see", "demo"):
         _demo(config)
-    if arg in ("single", "see"):
+    if arg == "see":
         _see(config)
-    if arg == "single":
-        _single(config)
     return config.lock()
 
 
@@ -137,14 +136,3 @@ def _see(config: ConfigDict) -> None:
     config.updates.row_windows = 20
     config.optimizer.learning_rate = 2e-3
     config.optimizer.floor = 2e-4
-
-
-def _single(config: ConfigDict) -> None:
-    """One pass over pictures that one digit nearly fills."""
-    config.steps = 300
-    config.model.checkpoint = "untrained"
-    config.data.train = "demo:single"
-    config.updates.rows = 12
-    config.updates.row_tokens = 288
-    config.updates.row_windows = 8
-    config.updates.row_targets = 128

@@ -41,7 +41,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
             raise InputError(f"--image: {path} does not exist")
     if options.workdir is not None and not options.workdir.is_dir():
         raise InputError(f"{options.workdir} does not exist: expected the folder of a run")
-    if options.checkpoint and options.checkpoint not in ("demo", "untrained"):
+    if options.checkpoint and options.checkpoint != "demo":
         if not pathlib.Path(options.checkpoint).is_dir():
             raise InputError(f"{options.checkpoint} does not exist: expected a Hugging Face directory")
     if options.samples < 1 or options.new_tokens < 0 or (options.seed or 0) < 0:

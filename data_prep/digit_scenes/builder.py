@@ -47,8 +47,7 @@ class Split:
 _SINGLE = tuple(kind for kind in questions.KINDS if kind not in ("range", "compare_sums", "describe"))
 
 SPLITS = {
-    # Before anything else a policy has to see: one digit that fills its picture, then few, every one of them named.
-    "single": Split(19_200, "train", (1, 1), scenes.CLOSE, dict.fromkeys(_SINGLE, 1.0), enumerate_share=1.0),
+    # Before anything else a policy has to see: few digits, every one of them named.
     "see": Split(28_800, "train", (1, 3), scenes.PLAIN, dict.fromkeys(_SINGLE, 1.0), enumerate_share=1.0),
     "sft": Split(20_000, "train", (2, 4), scenes.PLAIN, enumerate_share=0.3),
     "rl": Split(8_192, "train", (3, 7), scenes.PLAIN),

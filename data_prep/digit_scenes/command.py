@@ -1,14 +1,14 @@
-"""`python -m data_prep digit-scenes`: writes the shards of the demo."""
+"""`python -m data_prep digit-scenes` and `digit-policy`: the demo's shards, and the policy that its SFT starts from."""
 
 import argparse
 import dataclasses
 
-from data_prep.digit_scenes import builder
+from data_prep.digit_scenes import builder, policy
 from vlaa_jax.errors import InputError
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
-    """Adds the command to a parser's sub-commands."""
+    """Adds both commands to a parser's sub-commands."""
     parser = commands.add_parser("digit-scenes", help="handwritten digits on coloured grounds, with questions")
     parser.add_argument("--out", required=True, help="directory to make")
     parser.add_argument("--seed", type=int, default=0)
@@ -17,11 +17,23 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         default=",".join(builder.SPLITS),
         help="comma-separated NAME or NAME=RECORDS, default %(default)s",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_write_scenes)
+
+    parser = commands.add_parser("digit-policy", help="a small policy whose vision tower finds handwritten digits")
+    parser.add_argument("--out", required=True, help="directory to make")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tower-updates", type=int, default=1000, help="default %(default)s; 0 leaves it random")
+    parser.set_defaults(run=_write_policy)
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _write_scenes(arguments: argparse.Namespace) -> None:
     builder.build(arguments.out, seed=arguments.seed, splits=parse_splits(arguments.splits))
+
+
+def _write_policy(arguments: argparse.Namespace) -> None:
+    if arguments.tower_updates < 0:
+        raise InputError(f"--tower-updates is {arguments.tower_updates}: expected 0 or more")
+    policy.write_policy(arguments.out, tower_updates=arguments.tower_updates, seed=arguments.seed)
 
 
 def parse_splits(text: str) -> dict[str, builder.Split]:

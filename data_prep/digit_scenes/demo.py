@@ -1,4 +1,4 @@
-"""Finds or makes what the demo presets name: shards, the shipped policy, the untrained one."""
+"""Finds or makes what the demo presets name: shards, and the shipped policy."""
 
 import contextlib
 import pathlib
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from ml_collections import ConfigDict
 
 from data_prep.digit_scenes import builder
-from data_prep.digit_scenes.policy import write_untrained_policy
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.index import cache_folder
 
 SHIPPED_POLICY = pathlib.Path(__file__).parent / "demo_policy"
 SCORER = "data_prep.digit_scenes.facts:FactScorer"
-_SEED = 0  # of shards and untrained weights: another seed of a run means other draws, not other data
+_SEED = 0  # of the shards: another seed of a run means other draws, not other data
 
 
 def resolve(config: ConfigDict) -> ConfigDict:
@@ -41,10 +40,8 @@ def data(location: str) -> str:
 
 
 def checkpoint(name: str) -> str:
-    """`demo` as the policy in this package, `untrained` as the one before SFT; any other name as it is."""
-    if name == "demo":
-        return str(SHIPPED_POLICY)
-    return str(untrained_policy()) if name == "untrained" else name
+    """`demo` as the policy in this package; any other name as it is."""
+    return str(SHIPPED_POLICY) if name == "demo" else name
 
 
 def shards(split: str) -> pathlib.Path:
@@ -54,16 +51,6 @@ def shards(split: str) -> pathlib.Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _unless_made(path):
             builder.build(path, seed=_SEED, splits={split: builder.SPLITS[split]})
-    return path
-
-
-def untrained_policy() -> pathlib.Path:
-    """Checkpoint folder of the demo policy with random weights."""
-    path = cache_folder() / f"untrained-{builder.VERSION}-seed{_SEED}"
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _unless_made(path):
-            write_untrained_policy(path, seed=_SEED)
     return path
 
 

@@ -1,4 +1,4 @@
-"""A demo policy before any training: tokenizer, configuration files and random weights in one checkpoint folder."""
+"""What the demo's SFT starts from: tokenizer, configuration, a tower that finds digits, random language weights."""
 
 import dataclasses
 import json
@@ -12,8 +12,10 @@ from etils import epath
 from flax import nnx
 
 from data_prep.digit_scenes.tokenizer import build_tokenizer
+from data_prep.digit_scenes.tower import train_tower
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf, preset
+from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.processing.tokenizer import Tokenizer
 
 _PREPROCESSOR = {
@@ -28,12 +30,16 @@ _PREPROCESSOR = {
 }
 
 
-def write_untrained_policy(directory: str | os.PathLike[str], *, seed: int = 0) -> None:
+def write_policy(directory: str | os.PathLike[str], *, tower_updates: int, seed: int = 0) -> None:
     """Writes the checkpoint that the demo's SFT starts from.
 
     Args:
       directory: made by this call; must not exist yet.
-      seed: of the weights.
+      tower_updates: how long the vision tower is trained.
+      seed: of the weights and of the tower's pictures.
+
+    Raises:
+      InputError: the directory exists.
     """
     directory = pathlib.Path(directory)
     if directory.exists():
@@ -58,6 +64,7 @@ def write_untrained_policy(directory: str | os.PathLike[str], *, seed: int = 0) 
         vision_end_token=tokenizer.encode("<|vision_end|>")[0],
     )
     model = jax.jit(lambda: Qwen2_5_VL(config, nnx.Rngs(seed)))()
+    model = train_tower(model, ImageProcessor(parts), updates=tower_updates, seed=seed)
     # transformers falls back to the ids of the published vocabulary where these are missing.
     ids = {"bos_token_id": special["endoftext"], "eos_token_id": special["im_end"]}
     (parts / "config.json").write_text(json.dumps(config.to_hf() | ids, indent=2) + "\n")

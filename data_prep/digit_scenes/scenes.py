@@ -70,7 +70,6 @@ def _sizes(widths: range, heights: range) -> tuple[tuple[int, int], ...]:
     return tuple((width, height) for width in widths for height in heights)
 
 
-CLOSE = Look(_sizes(range(56, 85, 28), range(56, 85, 28)), ("smooth",))
 PLAIN = Look(_sizes(range(112, 197, 28), range(112, 169, 28)), ("smooth",))
 STRANGE = Look(_sizes(range(168, 225, 28), range(140, 197, 28)), ("stripes", "rings"))
 

@@ -61,6 +61,7 @@ RECIPE = {
     "rewards.enabled": ("digit", "mcq", "math", "iou", "open_ended"),
     "rewards.scorer": "",
     "rewards.strict": False,
+    "rewards.shuffled": False,
 }
 
 VARIANTS = {
@@ -166,6 +167,18 @@ def test_the_recipe_of_supervised_fine_tuning():
         "model.freeze_vision": True,
     }
     assert {name: config[name] for name in wanted} == wanted
+
+
+# Fields that both files have and that differ on purpose.
+OWN = ("task", "steps", "optimizer.", "evaluation.every", "checkpoint.every", "updates.", "objective.chunk")
+
+
+@pytest.mark.parametrize("preset", ["3b", "7b"])
+def test_what_both_recipes_have_they_have_alike(preset):
+    grpo, supervised = fields(grpo_mixed.get_config(preset)), fields(sft.get_config(preset))
+    shared = {name for name in set(grpo) & set(supervised) if not name.startswith(OWN)}
+    assert len(shared) > 20
+    assert {name: grpo[name] for name in shared} == {name: supervised[name] for name in shared}
 
 
 @pytest.mark.parametrize("preset", ["demo", "3b", "7b", "3b,basic", "3b,kl1"])

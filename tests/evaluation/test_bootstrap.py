@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.evaluation.bootstrap import interval, paired_interval
+from vlaa_jax.evaluation.bootstrap import interval, paired_interval, unpaired_interval
 
 
 @pytest.mark.quick
@@ -32,6 +32,17 @@ def test_pairing_removes_what_records_have_in_common():
     difficulty = generator.normal(0, 10, 200)
     estimate = paired_interval(difficulty, difficulty + generator.normal(0.5, 0.1, 200))
     assert 0.45 < estimate.low < 0.5 < estimate.high < 0.55
+
+
+@pytest.mark.quick
+def test_different_records_are_drawn_apart():
+    assert unpaired_interval([0.5, 0.5, 0.5], [1.0]) == (0.5, 0.5, 0.5)
+    generator = np.random.default_rng(0)
+    first, second = generator.normal(1, 2, 500), generator.normal(1.5, 1, 300)
+    estimate = unpaired_interval(first, second)
+    deviation = (first.var() / 500 + second.var() / 300) ** 0.5
+    assert estimate.value == pytest.approx(second.mean() - first.mean())
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * deviation, rel=0.05)
 
 
 @pytest.mark.quick

@@ -92,6 +92,27 @@ def test_advantages_are_those_of_the_rewards(run):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_shuffled_rewards_are_learnt_from_and_the_true_ones_reported(folder, monkeypatch):
+    monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
+    config = tiny.config("grpo", folder)
+    config.rewards.shuffled = True
+    task = GRPOTask(config)
+    task.begin()
+    seen = []
+    score = task._score
+    task._score = lambda rollout, rewards, clock: (seen.append(rewards), score(rollout, rewards, clock))[1]
+    told = [np.reshape([row["score"] for row in task.step(number, Clock()).samples], (4, 2)) for number in (1, 2, 3)]
+    for learnt, true in zip(seen, told, strict=True):
+        np.testing.assert_allclose(np.sort(learnt.ravel()), np.sort(true.ravel()))
+    assert any((learnt != true).any() for learnt, true in zip(seen, told, strict=True))
+
+
+def test_the_shown_pictures_are_those_of_sampled_records(run):
+    for report in run.reports:
+        assert len(report.pictures) == run.task.config.log.samples == 4
+        assert set(report.pictures) <= {row["id"] for row in report.samples}
+
+
 def test_the_first_update_of_every_step_has_ratio_one(run):
     """With images, in float32, in the first step and after updates."""
     for report, mismatch in zip(run.reports, run.mismatch, strict=True):

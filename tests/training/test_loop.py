@@ -1,5 +1,6 @@
 """The loop on a task of one number: resume, stop, steps that are not finite, a finished run."""
 
+import io
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import numpy as np
 import optax
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.training.loop import Interrupted, train
@@ -23,6 +25,8 @@ COMMAND = "python launch/tpu_train.py --config=configs/grpo_mixed.py"
 
 class Counting:
     """Each step adds the step's number to a weight and 1 to a JSON number."""
+
+    picture = b""
 
     def __init__(self, config, *, bad=(), during=None, fails=None):
         self.config = config
@@ -51,7 +55,9 @@ class Counting:
         self.during.get(number, lambda: None)()
         bad = {"ids": ["a", "b"], "tokens": np.full(3, number)} if number in self.bad else None
         metrics = {"loss": float(weight), "non_finite_updates": int(bad is not None)}
-        return StepReport(metrics, [{"id": f"r{number}", "w": float(weight)}], {"update": 3}, bad)
+        row = {"id": f"r{number}", "w": float(weight), "verifier": "digit", "gold": "7"}
+        row |= {"completion": f"I see {number}", "score": 0.25}
+        return StepReport(metrics, [row], {"update": 3}, bad, {row["id"]: self.picture} if self.picture else {})
 
 
 def make_config(**changes) -> ConfigDict:
@@ -61,7 +67,6 @@ def make_config(**changes) -> ConfigDict:
             "seed": 0,
             "steps": 6,
             "data": {"evaluation": ""},
-            "log": {"samples": 0},
             "evaluation": {"every": 2},
             "checkpoint": {"every": 2, "keep": 2},
         }
@@ -96,6 +101,21 @@ def test_a_run_leaves_a_line_a_step_and_a_report(tmp_path):
     assert report == tmp_path / "run" / "report.html" and report.exists()
     (first,) = [row for row in RunFolder(tmp_path / "run").metrics() if row["step"] == 1]
     assert {"seconds/step", "seconds/other", "seconds/update", "tokens_per_second/update"} <= set(first)
+
+
+def test_tensorboard_shows_a_completion_with_its_picture(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    buffer = io.BytesIO()
+    Image.new("RGB", (30, 20), "red").save(buffer, "PNG")
+    monkeypatch.setattr(Counting, "picture", buffer.getvalue())
+    run(tmp_path / "run", steps=2)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"), size_guidance={"images": 0, "tensors": 0}).Reload()
+    assert [event.step for event in events.Images("picture/0")] == [1, 2]
+    text = events.Tensors("completion/0")[1].tensor_proto.string_val[0].decode()
+    assert "r2 (digit, gold 7)" in text and "I see 2" in text and "reward 0.250" in text
+    shown = Image.open(io.BytesIO(events.Images("picture/0")[0].encoded_image_string)).convert("RGB")
+    assert shown.getpixel((15, 10)) == (255, 0, 0)
 
 
 @pytest.mark.quick

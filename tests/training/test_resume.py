@@ -16,7 +16,9 @@ from vlaa_jax.training.run_folder import RunFolder, without_volatile
 ROOT = pathlib.Path(__file__).parents[2]
 
 
-def start(folder: pathlib.Path, name: str, end: str = "", **changes) -> subprocess.CompletedProcess:
+def start(
+    folder: pathlib.Path, name: str, end: str = "", *, devices: int = 1, **changes
+) -> subprocess.CompletedProcess:
     values = tiny.GRPO | {
         "model.checkpoint": folder / "policy",
         "data.train": f"{folder / 'scenes'}:rl",
@@ -25,6 +27,7 @@ def start(folder: pathlib.Path, name: str, end: str = "", **changes) -> subproce
     flags = [f"--config.{field}={value}" for field, value in values.items()]
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {"RESUMABLE_END": end, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     command = [sys.executable, ROOT / "tests" / "training" / "resumable.py", "--config=configs/grpo_mixed.py"]
     return subprocess.run(
         [*command, f"--workdir={folder / name}", *flags],
@@ -79,3 +82,18 @@ def test_a_run_that_was_killed_and_interrupted_equals_an_undisturbed_one(folder)
     again = start(folder, "run", checkpoint__every=every)
     assert again.returncode == 0 and "This run is finished (6 steps); nothing was changed." in again.stdout
     assert files(folder / "run") == before
+
+
+def test_the_same_seed_gives_the_same_samples_on_four_devices(folder):
+    one, four, other = (
+        start(folder, name, devices=devices, seed=seed)
+        for name, devices, seed in (("one", 1, 5), ("four", 4, 5), ("other", 1, 6))
+    )
+    assert (one.returncode, four.returncode, other.returncode) == (0, 0, 0), (one.stderr, four.stderr, other.stderr)
+    assert "on 4 x cpu" in four.stdout
+
+    def completions(name: str) -> list:
+        return [(row["id"], row["completion"]) for row in lines(folder / name)[1] if row["step"] <= 3]
+
+    assert len(completions("one")) == 24
+    assert completions("four") == completions("one") != completions("other")

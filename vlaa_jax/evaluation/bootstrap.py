@@ -77,6 +77,25 @@ def paired_interval(
     return _estimate(_means(new, every) - _means(old, every), np.concatenate(differences), level)
 
 
+def unpaired_interval(
+    first: ArrayLike, second: ArrayLike, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> Estimate:
+    """The mean of `second` minus the mean of `first`, which are of different records.
+
+    Args:
+      first: `[n]` or `[n, G]`.
+      second: `[m]` or `[m, G]`.
+      resamples, level, seed, errors: as in `interval`; each side is drawn by itself.
+    """
+    sides = [_totals(values, None) for values in (first, second)]
+    means = [
+        np.concatenate([_means(totals, rows) for rows in _draws(len(totals[0]), resamples, (seed, side))])
+        for side, totals in enumerate(sides)
+    ]
+    value = [_means(totals, np.arange(len(totals[0]))) for totals in sides]
+    return _estimate(value[1] - value[0], means[1] - means[0], level)
+
+
 def _totals(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, np.ndarray]:
     """Weighted sum and sum of weights of each record, `[n]` each."""
     values = np.asarray(values, np.float64)
@@ -95,7 +114,7 @@ def _totals(values: ArrayLike, weights: ArrayLike | None) -> tuple[np.ndarray, n
     return (values * weights).reshape(n, -1).sum(1), weights.reshape(n, -1).sum(1)
 
 
-def _draws(n: int, resamples: int, seed: int):
+def _draws(n: int, resamples: int, seed: int | tuple[int, int]):
     """Record numbers, `[resamples of a chunk, n]` at a time."""
     generator = np.random.default_rng(seed)
     for start in range(0, resamples, _CHUNK):

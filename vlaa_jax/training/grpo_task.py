@@ -37,7 +37,7 @@ from vlaa_jax.training.updates import Updater
 AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
 _FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 # Seeds of the step's own permutations must differ from those of the data's epochs.
-_GROUP_ORDER = 1
+_GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
 
 
 class GRPOTask:
@@ -125,7 +125,11 @@ class GRPOTask:
         with clock.phase("verify"):
             traces = self._verify(drawn, texts)
         rewards = np.asarray([[trace.score for trace in group] for group in traces], np.float32)
-        groups, scored = self._score(rollout, rewards, clock)
+        learnt = rewards
+        if config.rewards.shuffled:
+            generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
+            learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
+        groups, scored = self._score(rollout, learnt, clock)
         outcome = self._update(number, groups, scored, lengths, clock)
 
         self.numbers["draws"] = drawn[-1].draw + 1
@@ -137,7 +141,8 @@ class GRPOTask:
         bad = None
         if outcome["bad_updates"]:
             bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [d.record.id for d in drawn]}
-        return StepReport(metrics, samples, counts, bad)
+        pictures = {d.record.id: d.record.images[0] for d in drawn[: config.log.samples] if d.record.images}
+        return StepReport(metrics, samples, counts, bad, pictures)
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)

@@ -131,7 +131,7 @@ def _train(task: Task, workdir: pathlib.Path, recorded: ConfigDict, command: str
             folder.write_samples(number, report.samples)
             folder.write_metrics(number, metrics)
             board.scalars(number, metrics)
-            _show_samples(board, number, report, config.log.samples)
+            _show_samples(board, number, report)
             progress.step(number, metrics)
             for warning in _warnings(number, metrics, report, folder):
                 progress.say(warning)
@@ -296,9 +296,14 @@ def _warnings(number: int, metrics: Mapping[str, float], report: StepReport, fol
     return out
 
 
-def _show_samples(board: TensorBoard, number: int, report: StepReport, count: int) -> None:
-    for row in [row for row in report.samples if "completion" in row][:count]:
-        board.text(number, f"{row['verifier']}/{row['id']}", f"{row['completion']}\n\nreward {row['score']:.3f}")
+def _show_samples(board: TensorBoard, number: int, report: StepReport) -> None:
+    """The first completion about each of the report's pictures."""
+    first = {row["id"]: row for row in reversed(report.samples)}
+    for place, (record, picture) in enumerate(report.pictures.items()):
+        row = first[record]
+        text = f"{record} ({row['verifier']}, gold {row['gold']})\n{row['completion']}\nreward {row['score']:.3f}"
+        board.text(number, f"completion/{place}", text)
+        board.image(number, f"picture/{place}", picture, text)
 
 
 def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:

@@ -31,7 +31,7 @@ def write_run_report(folder: RunFolder, source: RecordSource | None) -> pathlib.
     """
     tables, transcripts, summary = [], [], []
     if source is not None:
-        tables = before_after_tables(folder.directory)
+        tables = before_after_tables(folder.directory) + _more_tables(folder.directory / "evaluation" / "controls.json")
         transcripts = _transcripts(folder.directory, source)
         summary = [_headline(folder.directory)]
     header = folder.header()
@@ -67,6 +67,11 @@ def before_after_tables(directory: pathlib.Path) -> list[Table]:
         _table("Held-out reward", "verifier", "verifier", ("all", *VERIFIERS), results, count),
         _table("Held-out reward by kind of question", "kind", "kind", kinds, results, count),
     ]
+
+
+def _more_tables(path: pathlib.Path) -> list[Table]:
+    """Tables that another tool measured on this run and left as JSON."""
+    return [Table(**fields) for fields in json.loads(path.read_text())] if path.exists() else []
 
 
 def _table(title: str, column: str, field: str, groups: Sequence[str], results: dict, count: int) -> Table:

@@ -21,12 +21,14 @@ class StepReport:
       samples: rows for `samples.jsonl`.
       tokens: tokens that each phase handled, for tokens a second.
       bad_batch: set when an update was not finite: arrays and ids for debugging.
+      pictures: first image of some records of `samples`, by record id: those are shown in TensorBoard.
     """
 
     metrics: dict[str, float]
     samples: Sequence[Mapping[str, Any]]
     tokens: dict[str, int]
     bad_batch: Mapping[str, Any] | None = None
+    pictures: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
 
 class Task(Protocol):

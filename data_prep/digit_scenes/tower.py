@@ -1,0 +1,141 @@
+"""Teaches the demo policy's vision tower to find digits, before it sees any language.
+
+A published Qwen2.5-VL starts from a tower that saw millions of pictures; a random one learns to tell digits apart some
+ten times slower through a language model than from labels of its own. For every merged token a linear head says
+whether a digit's centre lies in it, which one, and where its box is; the head is thrown away.
+"""
+
+import dataclasses
+import math
+from concurrent.futures import ThreadPoolExecutor
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import tqdm
+from flax import nnx
+
+from data_prep.digit_scenes import glyphs, scenes
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.models.qwen2_5_vl.vision import VisionTower
+from vlaa_jax.processing.images import ImageProcessor, decode
+from vlaa_jax.processing.vision_plan import VisionArrays, WindowGeometry, pad_windows, plan
+
+PICTURES = 64  # of an update
+_DIGITS = (2, 6)  # least and greatest number in a picture
+_RATE, _FLOOR, _WARMUP = 2e-3, 1e-4, 0.04  # learning rates, and the share of updates that warm up
+_EMPTY = 10  # class of a token without a digit's centre; a slot without a token is -1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What the head should say.
+
+    Attributes:
+      classes: `[B, S]` for each merged slot the digit whose centre it holds, 10 for none, -1 where there is no token.
+      boxes: `[B, S, 4]` sides x1, y1, x2, y2 of that digit from the token's centre, in token sides; 0 without a digit.
+    """
+
+    classes: np.ndarray
+    boxes: np.ndarray
+
+
+class _Detector(nnx.Module):
+    """The tower under a linear head: 10 digits, none, and four sides."""
+
+    def __init__(self, tower: VisionTower, seed: int):
+        self.tower = tower
+        width = tower.config.output_width
+        self.head = nnx.Param(jax.random.normal(jax.random.key(seed), (width, _EMPTY + 5)) * width**-0.5)
+
+
+def train_tower(model: Qwen2_5_VL, processor: ImageProcessor, *, updates: int, seed: int) -> Qwen2_5_VL:
+    """The model with a trained tower.
+
+    Args:
+      model: any weights; all but the tower's stay.
+      processor: of the checkpoint.
+      updates: each takes `PICTURES` fresh pictures of training glyphs.
+      seed: of the head and the pictures.
+    """
+    detector = _Detector(model.vision, seed)
+    optimizer = _optimizer(updates)
+    state = jax.jit(optimizer.init)(detector)
+
+    @jax.jit
+    def update(detector, state, pictures, labels):
+        gradients, measures = jax.grad(_loss, has_aux=True)(detector, pictures, labels)
+        changes, state = optimizer.update(gradients, state, detector)
+        return optax.apply_updates(detector, changes), state, measures
+
+    vision = model.config.vision
+    geometry = WindowGeometry(vision.merge, vision.window_units)
+    with ThreadPoolExecutor(1) as pool, tqdm.tqdm(total=updates, desc="tower", mininterval=5) as progress:
+        draw = lambda number: draw_batch(np.random.default_rng([seed, number]), processor, geometry)  # noqa: E731
+        ahead = pool.submit(draw, 0)
+        for number in range(1, updates + 1):
+            batch, ahead = ahead.result(), pool.submit(draw, number)
+            detector, state, measures = update(detector, state, *batch)
+            if number % 25 == 0 or number == updates:
+                progress.set_postfix({name: f"{value:.3f}" for name, value in measures.items()}, refresh=False)
+            progress.update()
+    model.vision = detector.tower
+    return model
+
+
+def _optimizer(updates: int) -> optax.GradientTransformation:
+    """AdamW, warm-up, cosine; norms and biases do not decay."""
+    warmup = math.ceil(_WARMUP * updates)
+    ramp = lambda count: _RATE * (count + 1) / max(1, warmup)  # noqa: E731
+    decay = optax.cosine_decay_schedule(_RATE, max(1, updates - warmup), alpha=_FLOOR / _RATE)
+
+    def decayed(tree):
+        names = jax.tree_util.tree_map_with_path(lambda path, _: jax.tree_util.keystr(path), tree)
+        return jax.tree.map(lambda name: "norm" not in name and "bias" not in name, names)
+
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(optax.join_schedules([ramp, decay], [warmup]), b2=0.98, weight_decay=0.01, mask=decayed),
+    )
+
+
+def _loss(detector: _Detector, pictures: VisionArrays, labels: Labels) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Cross-entropy over tokens, the rare ones with a digit counted again, and the boxes' absolute error."""
+    output = detector.tower(pictures, jnp.float32, "none") @ detector.head[...]
+    logits, sides = output[..., : _EMPTY + 1], output[..., _EMPTY + 1 :]
+    token = labels.classes >= 0
+    digit = token & (labels.classes < _EMPTY)
+    entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels.classes, 0))
+    error = jnp.abs(sides - labels.boxes).sum(-1)
+    loss = _mean(entropy, token) + 0.5 * _mean(entropy, digit) + 0.5 * _mean(error, digit)
+    return loss, {"loss": loss, "digits_right": _mean(logits.argmax(-1) == labels.classes, digit)}
+
+
+def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
+    return (values * where).sum() / where.sum()
+
+
+def draw_batch(
+    generator: np.random.Generator, processor: ImageProcessor, geometry: WindowGeometry
+) -> tuple[VisionArrays, Labels]:
+    """`PICTURES` scenes in the look of the training splits, with their labels."""
+    windows = max(geometry.windows(processor.grid(processor.resize(size))) for size in scenes.PLAIN.sizes)
+    slots = windows * geometry.window_units**2
+    plans, classes, boxes = [], np.full((PICTURES, slots), -1, np.int32), np.zeros((PICTURES, slots, 4), np.float32)
+    pools = glyphs.glyphs_by_value("train")
+    for row in range(PICTURES):
+        values = generator.integers(0, 10, generator.integers(_DIGITS[0], _DIGITS[1] + 1))
+        file, scene = scenes.compose(generator, [int(generator.choice(pools[v])) for v in values], scenes.PLAIN)
+        image = decode(file)
+        grid = processor.grid(processor.resize(image.size))
+        arrays, slot = plan(processor.patches([image]), [grid], geometry)
+        plans.append(arrays)
+        classes[row, slot] = _EMPTY
+        side, columns = processor.factor, grid[2] // geometry.merge
+        for glyph in scene:
+            x, y = (int(c // side) for c in glyph.centre)
+            classes[row, slot[y * columns + x]] = glyph.value
+            boxes[row, slot[y * columns + x]] = np.array(glyph.box) / side - np.tile([x + 0.5, y + 0.5], 2)
+    return pad_windows(plans, windows), Labels(classes, boxes)
