@@ -100,20 +100,19 @@ def _recipe() -> ConfigDict:
 
 def _demo(config: ConfigDict) -> None:
     """Small policy, small pictures; the checkpoint is the export of the stage before."""
-    config.steps = 300
+    config.steps = 600
     config.model.dtype = "float32"
-    config.model.freeze_vision = False
     config.model.remat = "none"
     config.data.train = "demo:sft"
     config.data.evaluation = "demo:heldout"
     config.data.max_pixels = 0
-    config.updates.examples = 64
+    config.updates.examples = 16
     config.updates.rows = 9
-    config.updates.row_tokens = 400
+    config.updates.row_tokens = 448
     config.updates.row_windows = 26
     config.updates.row_targets = 240
-    config.optimizer.learning_rate = 1e-3
-    config.optimizer.floor = 1e-4
+    config.optimizer.learning_rate = 5e-4
+    config.optimizer.floor = 5e-5
     config.optimizer.weight_decay = 0.01
     config.optimizer.beta2 = 0.98
     config.rollout.temperature = 1.0
@@ -121,18 +120,16 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.prompt_buckets = (128, 160, 208, 256)
     config.rollout.window_buckets = (12, 24, 32)
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
-    config.evaluation.every = 100
+    config.evaluation.every = 300
     config.evaluation.records = 260
     config.evaluation.samples = 2
     config.evaluation.batch = 65
-    config.checkpoint.every = 100
+    config.checkpoint.every = 300
 
 
 def _see(config: ConfigDict) -> None:
-    """One pass over scenes of one to three digits."""
-    config.steps = 450
+    """Every trace lists the digits; the checkpoint is what `python -m data_prep digit-policy` wrote."""
+    config.steps = 2600
     config.data.train = "demo:see"
-    config.updates.rows = 10
-    config.updates.row_windows = 20
-    config.optimizer.learning_rate = 2e-3
-    config.optimizer.floor = 2e-4
+    config.optimizer.learning_rate = 1.5e-3
+    config.optimizer.floor = 1e-4

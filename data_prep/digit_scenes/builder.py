@@ -14,10 +14,12 @@ from data_prep.digit_scenes import glyphs, questions, scenes, traces
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Record, write_records
 
-VERSION = "1.1.0"
+VERSION = "1.2.0"
 
 # Each verifier gets at least two of the thirteen parts.
 _PARTS = {kind: 2.0 if kind == "describe" else 1.0 for kind in questions.KINDS}
+# Coordinates are what is learnt last.
+_MORE_BOXES = {kind: 2.0 if kind.startswith("box") else 1.0 for kind in questions.KINDS}
 _UNIFORM = dict.fromkeys(questions.KINDS, 1.0)
 
 
@@ -43,13 +45,10 @@ class Split:
     enumerate_share: float | None = None
 
 
-# Kinds that a scene of one digit allows.
-_SINGLE = tuple(kind for kind in questions.KINDS if kind not in ("range", "compare_sums", "describe"))
-
 SPLITS = {
-    # Before anything else a policy has to see: few digits, every one of them named.
-    "see": Split(28_800, "train", (1, 3), scenes.PLAIN, dict.fromkeys(_SINGLE, 1.0), enumerate_share=1.0),
-    "sft": Split(20_000, "train", (2, 4), scenes.PLAIN, enumerate_share=0.3),
+    # A policy first learns to list what it sees and to conclude from the list, then that one can also answer at once.
+    "see": Split(40_000, "train", (2, 5), scenes.PLAIN, _MORE_BOXES, enumerate_share=1.0),
+    "sft": Split(20_000, "train", (2, 5), scenes.PLAIN, enumerate_share=0.3),
     "rl": Split(8_192, "train", (3, 7), scenes.PLAIN),
     "heldout": Split(1_300, "heldout", (3, 7), scenes.PLAIN, _PARTS),
     "harder": Split(1_300, "harder", (8, 9), scenes.STRANGE, _PARTS),

@@ -1,8 +1,6 @@
 """Finds or makes what the demo presets name: shards, and the shipped policy."""
 
-import contextlib
 import pathlib
-from collections.abc import Iterator
 
 from ml_collections import ConfigDict
 
@@ -49,16 +47,10 @@ def shards(split: str) -> pathlib.Path:
     path = cache_folder() / f"digit_scenes-{builder.VERSION}-seed{_SEED}-{split}"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _unless_made(path):
+        try:
             builder.build(path, seed=_SEED, splits={split: builder.SPLITS[split]})
+        except (InputError, OSError):
+            # Another process may have made the same bytes meanwhile.
+            if not path.exists():
+                raise
     return path
-
-
-@contextlib.contextmanager
-def _unless_made(path: pathlib.Path) -> Iterator[None]:
-    """Forgives a builder that found the folder there at the end: another process made the same bytes meanwhile."""
-    try:
-        yield
-    except (InputError, OSError):
-        if not path.exists():
-            raise

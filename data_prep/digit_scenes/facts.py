@@ -21,8 +21,8 @@ TRUE, FALSE, IDLE = 1.0, -1.0, -0.25
 
 
 def statement(value: int, place: str) -> str:
-    """The sentence that states one fact: "There is a 7 at the top left."."""
-    return f"There is {'an' if value == 8 else 'a'} {value} at the {place}."
+    """The sentence that states one fact: "There is a 7 in the northwest."."""
+    return f"There is {'an' if value == 8 else 'a'} {value} in the {place}."
 
 
 def parse_statements(text: str) -> list[Fact | None]:

@@ -12,16 +12,17 @@ from PIL import Image
 from data_prep.digit_scenes import glyphs
 from vlaa_jax.errors import InputError
 
-# The picture in 3 x 3 equal cells, in reading order.
-PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
+# The picture in 3 x 3 equal cells, in reading order: one word each, so one token.
+PLACES = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
 
 _MINIMUM_SIDE = 24
 _MAXIMUM_SIDE = 40
 _FILL = 0.34  # largest share of the area under tiles: placing at random nearly always succeeds below it
-# Pixels between a glyph's centre and the border of its cell, so that place words are not a coin toss.
+# Pixels between a glyph's centre and the border of its cell, before rounding: place words are not a coin toss.
 _CELL_MARGIN = 2.5
 _JPEG_QUALITY = 90
 _GREY_PER_LEVEL = 15
+_TINT = 30  # grey levels that red and blue gain from the middle to the border
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +67,9 @@ class Look:
     grounds: tuple[str, ...]
 
 
-def _sizes(widths: range, heights: range) -> tuple[tuple[int, int], ...]:
-    return tuple((width, height) for width in widths for height in heights)
-
-
-PLAIN = Look(_sizes(range(112, 197, 28), range(112, 169, 28)), ("smooth",))
-STRANGE = Look(_sizes(range(168, 225, 28), range(140, 197, 28)), ("stripes", "rings"))
+# 6 x 6 merged tokens: a cell is 2 x 2 of them, and no side is a multiple of the published window of 112.
+PLAIN = Look(((168, 168),), ("smooth",))
+STRANGE = Look(((168, 168),), ("stripes", "rings"))
 
 
 def place_of(centre: tuple[float, float], size: tuple[int, int]) -> str:
@@ -81,7 +79,7 @@ def place_of(centre: tuple[float, float], size: tuple[int, int]) -> str:
 
 
 def reading_order(scene: list[Glyph]) -> list[Glyph]:
-    """By row of cells, then from left to right, then from top to bottom."""
+    """By row of cells, then from left to right."""
     return sorted(scene, key=lambda glyph: (PLACES.index(glyph.place) // 3, glyph.centre, glyph.index))
 
 
@@ -95,8 +93,8 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
       InputError: no size of `look` has room for so many glyphs.
     """
     sizes = [(w, h) for w, h in look.sizes if len(indices) * _MINIMUM_SIDE**2 <= _FILL * w * h]
-    if not sizes:
-        raise InputError(f"a scene of {len(indices)} digits fits in none of the sizes {look.sizes}")
+    if not sizes or len(indices) > len(PLACES):
+        raise InputError(f"a scene of {len(indices)} digits: {len(PLACES)} at most, and no more than {look.sizes} hold")
     size = sizes[generator.integers(len(sizes))]
     _, labels = glyphs.load_glyphs()
     boxes = _place(generator, len(indices), size)
@@ -104,8 +102,7 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
         Glyph(index, int(labels[index]), box, place_of(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2), size))
         for index, box in zip(indices, boxes, strict=True)
     ]
-    ground_colour = generator.uniform(175, 230) + generator.uniform(-20, 20, 3)
-    pixels = _ground(generator, look.grounds[generator.integers(len(look.grounds))], size, ground_colour)
+    pixels = _ground(generator, look.grounds[generator.integers(len(look.grounds))], size)
     # Dark ink on a light ground, as on paper: a small policy learns digits, not polarity.
     ink = (generator.uniform(10, 60) + generator.uniform(-15, 15, 3)).clip(0, 255).astype(np.float32)
     for glyph in scene:
@@ -121,18 +118,20 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
 
 
 def _place(generator: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """Square tiles without overlap, drawn one after the other; starts again when one finds no room."""
+    """Square tiles without overlap, each with its centre in a cell of its own; starts again when one finds no room."""
     width, height = size
     largest = min(_MAXIMUM_SIDE, math.isqrt(int(_FILL * width * height / count)))
+    cell = np.asarray(size) / 3
     while True:
         boxes: list[tuple[int, int, int, int]] = []
-        for side in np.sort(generator.integers(_MINIMUM_SIDE, largest + 1, count))[::-1].tolist():
-            corners = generator.integers((0, 0), (width - side + 1, height - side + 1), (48, 2))
-            in_cell = 3 * (corners + side / 2) / size % 1  # 0 and 1 are the borders of a cell
-            margin = 3 * _CELL_MARGIN / np.asarray(size)
-            fits = np.all((in_cell > margin) & (in_cell < 1 - margin), axis=1)
+        cells = generator.permutation(len(PLACES))[:count].tolist()
+        for side, place in zip(generator.integers(_MINIMUM_SIDE, largest + 1, count).tolist(), cells, strict=True):
+            first = np.array([place % 3, place // 3]) * cell
+            centres = generator.uniform(first + _CELL_MARGIN, first + cell - _CELL_MARGIN, (16, 2))
+            corners = np.floor(centres - side / 2).astype(int)
+            x, y = corners.T
+            fits = (x >= 0) & (y >= 0) & (x + side <= width) & (y + side <= height)
             for x1, y1, x2, y2 in boxes:
-                x, y = corners[:, 0], corners[:, 1]
                 fits &= (x + side <= x1) | (x >= x2) | (y + side <= y1) | (y >= y2)
             chosen = int(np.argmax(fits))
             if not fits[chosen]:
@@ -140,8 +139,7 @@ def _place(generator: np.random.Generator, count: int, size: tuple[int, int]) ->
             x, y = corners[chosen].tolist()
             boxes.append((x, y, x + side, y + side))
         else:
-            generator.shuffle(boxes)  # size says nothing about the order of the values
-            return [tuple(box) for box in boxes]
+            return boxes
 
 
 def _upscale(generator: np.random.Generator, index: int, side: int) -> np.ndarray:
@@ -162,21 +160,30 @@ def _grey(index: int) -> Image.Image:
     return Image.fromarray(images[index] * np.uint8(_GREY_PER_LEVEL))
 
 
-def _ground(generator: np.random.Generator, name: str, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
-    """The picture without digits: float32 `[height, width, 3]`, within about 25 grey levels of `colour`."""
+def _ground(generator: np.random.Generator, name: str, size: tuple[int, int]) -> np.ndarray:
+    """The picture without digits, float32 `[height, width, 3]`: a grey pattern, redder to the right, bluer downwards.
+
+    The tint says where one is: at the published rotary base of 1e6 the width axis of M-RoPE turns by 0.001 radians over
+    such a picture, which a small policy cannot read.
+    """
     width, height = size
-    if name == "smooth":
-        coarse = (colour + generator.uniform(-25, 25, (3, 3, 3))).clip(0, 255).astype(np.uint8)
-        return np.array(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.float32)
+    level = generator.uniform(170, 205)
     x, y = _coordinates(width, height)
-    if name == "stripes":
-        angle, period = generator.uniform(0, math.pi), generator.uniform(12, 40)
-        phase = (math.cos(angle) * x + math.sin(angle) * y) * np.float32(2 * math.pi / period)
-    else:  # rings
-        centre, period = generator.uniform((0, 0), size), generator.uniform(14, 44)
-        phase = np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) * np.float32(2 * math.pi / period)
-    swing = generator.uniform(-25, 25, 3).astype(np.float32)
-    return colour.astype(np.float32) + np.sin(phase)[..., None] * swing
+    if name == "smooth":
+        coarse = (level + generator.uniform(-20, 20, (3, 3))).astype(np.uint8)
+        grey = np.asarray(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC), np.float32)
+    else:
+        if name == "stripes":
+            angle, period = generator.uniform(0, math.pi), generator.uniform(12, 40)
+            phase = (math.cos(angle) * x + math.sin(angle) * y) * np.float32(2 * math.pi / period)
+        else:  # rings
+            centre, period = generator.uniform((0, 0), size), generator.uniform(14, 44)
+            phase = np.hypot(x - np.float32(centre[0]), y - np.float32(centre[1])) * np.float32(2 * math.pi / period)
+        grey = np.float32(level) + np.sin(phase) * np.float32(generator.uniform(10, 25))
+    pixels = np.repeat(grey[..., None], 3, axis=2)
+    pixels[..., 0] += _TINT * (2 * x / width - 1)
+    pixels[..., 2] += _TINT * (2 * y / height - 1)
+    return pixels
 
 
 @functools.cache

@@ -1,7 +1,8 @@
 """Reasoning about a digit scene, written and checked: `Step k: ...` lines, one fact each.
 
-The `enumerate` style names every digit and its place in reading order, then computes the answer in small steps. Every
-line can be checked against the scene; `check_trace` does so for text that a policy wrote.
+The `enumerate` style goes through the digits in reading order, first the place, then the digit (to look for "what is
+next" and to read "what is there" are two small things; at once they are hard), and computes the answer in small steps.
+Every line can be checked against the scene; `check_trace` does so for text that a policy wrote.
 """
 
 import collections
@@ -31,7 +32,7 @@ def write_trace(style: str, kind: str, question: questions.Question, pictures: _
     if style == "direct":
         return DIRECT
     lines = [
-        f"{_picture_prefix(number, pictures)}{glyph.value} {glyph.place}"
+        f"{_picture_prefix(number, pictures)}{glyph.place} {glyph.value}"
         for number, picture in enumerate(pictures, 1)
         for glyph in picture
     ]
@@ -140,7 +141,7 @@ class _SceneFacts:
                 return picture < len(self._values) and check(self, picture, *match.groups())
         return None
 
-    def _listed(self, picture: int, value: str, place: str) -> bool:
+    def _listed(self, picture: int, place: str, value: str) -> bool:
         return _take(self._unlisted[picture], (int(value), place))
 
     def _matching(self, picture: int, relation: str, value: str, listed: str) -> bool:
@@ -209,7 +210,7 @@ def _take(counter: collections.Counter, item: object) -> bool:
 
 
 _CHECKS: tuple[tuple[str, Callable[..., bool]], ...] = (
-    (rf"(\d) ({_PLACE})", _SceneFacts._listed),
+    (rf"({_PLACE}) (\d)", _SceneFacts._listed),
     (r"(above|equal to) (\d): (none|\d(?:, \d)*)", _SceneFacts._matching),
     (r"even: (none|\d(?:, \d)*)", _SceneFacts._even),
     (r"count (\d+)", _SceneFacts._count),

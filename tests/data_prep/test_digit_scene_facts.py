@@ -19,7 +19,7 @@ def scene(*glyphs):
     return Record("r", (b"",), "Describe.", "", "open_ended", metadata=metadata)
 
 
-SCENE = scene((7, "top left"), (8, "centre"), (7, "right"), (7, "right"))
+SCENE = scene((7, "northwest"), (8, "centre"), (7, "east"), (7, "east"))
 
 
 def describe(*glyphs):
@@ -34,50 +34,51 @@ def reward(example, answer, reference):
 
 
 def test_statements_are_sentences_that_the_parser_reads():
-    assert statement(7, "top left") == "There is a 7 at the top left."
-    assert statement(8, "left") == "There is an 8 at the left."
+    assert statement(7, "northwest") == "There is a 7 in the northwest."
+    assert statement(8, "west") == "There is an 8 in the west."
     everything = [(value, place) for value in range(10) for place in scenes.PLACES]
     assert parse_statements(describe(*everything)) == everything
 
 
 def test_parser():
-    assert parse_statements("there is A 7 in the Top  Left; There is a 8 on the right\nThere is a 1 at the top") == [
-        (7, "top left"),
-        (8, "right"),
-        (1, "top"),
+    assert parse_statements("there is A 7 in the NorthWest; There is a 8 on the east\nThere is a 1 at the north") == [
+        (7, "northwest"),
+        (8, "east"),
+        (1, "north"),
     ]
-    assert parse_statements("There is a 17 at the top. A 7. There is a 7 at the top left corner. 7 top") == [None] * 4
-    assert parse_statements("There is a 7 at the top and an 8 at the left.") == [None]
+    none = "There is a 17 at the north. A 7. There is a 7 at the northwest corner. 7 north"
+    assert parse_statements(none) == [None] * 4
+    assert parse_statements("There is a 7 at the north and an 8 at the west.") == [None]
     assert parse_statements(" . ;\n ") == []
 
 
 def test_scores():
     score = FactScorer()
-    assert score(SCENE, describe((7, "top left"))) == 1
-    assert score(SCENE, describe((7, "top left"), (8, "centre"))) == 2
-    assert score(SCENE, describe((7, "top left"), (8, "top left"))) == 0
-    assert score(SCENE, describe((7, "top left"), (7, "top left"))) == 0.75  # a repeat
-    assert score(SCENE, describe((7, "right"), (7, "right"))) == 2  # there are two
-    assert score(SCENE, describe((7, "right"), (7, "right"), (7, "right"))) == 1.75
-    assert score(SCENE, describe((1, "top"), (1, "top"))) == -2
-    assert score(SCENE, "I see digits. " + describe((7, "top left"))) == 0.75
+    assert score(SCENE, describe((7, "northwest"))) == 1
+    assert score(SCENE, describe((7, "northwest"), (8, "centre"))) == 2
+    assert score(SCENE, describe((7, "northwest"), (8, "northwest"))) == 0
+    assert score(SCENE, describe((7, "northwest"), (7, "northwest"))) == 0.75  # a repeat
+    assert score(SCENE, describe((7, "east"), (7, "east"))) == 2  # there are two
+    assert score(SCENE, describe((7, "east"), (7, "east"), (7, "east"))) == 1.75
+    assert score(SCENE, describe((1, "north"), (1, "north"))) == -2
+    assert score(SCENE, "I see digits. " + describe((7, "northwest"))) == 0.75
     assert score(SCENE, "") == 0
 
 
 def test_reward_of_an_answer_against_the_reference():
-    reference = describe((7, "top left"), (7, "right"))
+    reference = describe((7, "northwest"), (7, "east"))
     assert reward(SCENE, reference, reference) == 0
-    more = describe((7, "top left"), (7, "right"), (8, "centre"))
+    more = describe((7, "northwest"), (7, "east"), (8, "centre"))
     assert reward(SCENE, more, reference) == pytest.approx(0.5507, abs=1e-4)
-    all_facts = describe((7, "top left"), (7, "right"), (8, "centre"), (7, "right"))
+    all_facts = describe((7, "northwest"), (7, "east"), (8, "centre"), (7, "east"))
     assert reward(SCENE, all_facts, reference) == pytest.approx(0.7981, abs=1e-4)
-    with_error = describe((7, "top left"), (7, "right"), (8, "centre"), (1, "top"))
+    with_error = describe((7, "northwest"), (7, "east"), (8, "centre"), (1, "north"))
     assert FactScorer()(SCENE, with_error) < FactScorer()(SCENE, more)
     assert reward(SCENE, with_error, reference) == 0
     assert reward(SCENE, f"{more} Nice.", reference) < reward(SCENE, more, reference)
     every = describe(*((value, place) for value in range(10) for place in scenes.PLACES))
     assert reward(SCENE, every, reference) == 0
-    assert reward(SCENE, describe((8, "centre"), (7, "right")), reference) == 0  # as many, but others
+    assert reward(SCENE, describe((8, "centre"), (7, "east")), reference) == 0  # as many, but others
 
 
 @pytest.mark.parametrize("name", ["sft", "rl", "heldout", "harder"])
@@ -96,7 +97,7 @@ def test_one_more_fact_than_any_reference_pays_and_no_reference_says_all(name):
 
 @hypothesis.given(
     answer=st.lists(
-        st.tuples(st.sampled_from([1, 7, 8]), st.sampled_from(["top left", "centre", "right"])), max_size=6
+        st.tuples(st.sampled_from([1, 7, 8]), st.sampled_from(["northwest", "centre", "east"])), max_size=6
     ),
     data=st.data(),
 )
@@ -106,8 +107,8 @@ def test_order_does_not_matter_and_saying_it_again_never_helps(answer, data):
     shuffled = data.draw(st.permutations(answer))
     assert score(SCENE, describe(*answer)) == score(SCENE, describe(*shuffled))
     once = describe(*answer)
-    known = {(7, "top left"), (8, "centre"), (7, "right")}
-    if all(answer.count(fact) >= (2 if fact == (7, "right") else 1) for fact in set(answer) & known):
+    known = {(7, "northwest"), (8, "centre"), (7, "east")}
+    if all(answer.count(fact) >= (2 if fact == (7, "east") else 1) for fact in set(answer) & known):
         assert score(SCENE, f"{once} {once}") <= score(SCENE, once)
 
 

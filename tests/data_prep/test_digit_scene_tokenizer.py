@@ -48,7 +48,11 @@ def test_special_tokens_follow_the_vocabulary_in_qwens_order(tokenizer):
 
 
 def test_any_text_round_trips_and_digits_are_single(tokenizer):
-    for text in ("größer 数字 \U0001f600 \x00\x7f", "<think>\nStep 1: 7 top left\n</think>", "  two  spaces\n\n\ttab "):
+    for text in (
+        "größer 数字 \U0001f600 \x00\x7f",
+        "<think>\nStep 1: west 7\n</think>",
+        "  two  spaces\n\n\ttab ",
+    ):
         assert tokenizer.decode(ids(tokenizer, text), clean_up_tokenization_spaces=False) == text
     # NFC: a letter with a combining accent becomes one letter.
     assert ids(tokenizer, "e\u0301") == ids(tokenizer, "\u00e9")
@@ -58,11 +62,9 @@ def test_any_text_round_trips_and_digits_are_single(tokenizer):
 
 
 def test_the_demos_words_are_single_tokens(tokenizer):
-    assert all(
-        len(ids(tokenizer, word)) == 1 for word in ("Step", " top", " left", " centre", " bottom", " There", " at")
-    )
+    assert all(len(ids(tokenizer, word)) == 1 for word in ("Step", " northwest", " centre", " south", " There", " in"))
     assert len(ids(tokenizer, " zyzzyva")) == 1  # from the extra text
-    assert len(ids(tokenizer, "Step 1: 7 top left\n")) == 9
+    assert len(ids(tokenizer, "Step 1: northwest 7\n")) == 8
     split = dataclasses.replace(builder.SPLITS["harder"], records=24)
     for record in builder.draw_split("harder", split, 1):
         assert "\ufffd" not in tokenizer.decode(ids(tokenizer, record.question))

@@ -13,8 +13,8 @@ pytestmark = pytest.mark.quick
 
 
 def record(kind="sum", verifier="math", answer="19", choices=(), value=None, pictures=None):
-    """7 top left, 9 top left, 3 centre, unless other pictures are given."""
-    pictures = pictures or [[(7, "top left"), (9, "top left"), (3, "centre")]]
+    """7 northwest, 9 northwest, 3 centre, unless other pictures are given."""
+    pictures = pictures or [[(7, "northwest"), (9, "northwest"), (3, "centre")]]
     box = iter(range(100))
     glyphs = [
         [{"index": 0, "value": v, "place": place, "box": [next(box), 0, 30, 30]} for v, place in picture]
@@ -35,7 +35,7 @@ def test_traces_of_every_kind_are_true_and_numbered():
         # The digits come first, in reading order; something is concluded from them.
         glyphs = list(itertools.chain.from_iterable(example.metadata["glyphs"]))
         for glyph, line in zip(glyphs, lines, strict=False):
-            assert line.endswith(f": {glyph['value']} {glyph['place']}")
+            assert line.endswith(f": {glyph['place']} {glyph['value']}")
         assert len(lines) > len(glyphs)
         kinds.add(example.metadata["kind"])
     assert len(kinds) == 12
@@ -71,15 +71,15 @@ def check(example, *facts):
 
 
 def test_enumeration():
-    assert check(record(), "7 top left", "9 top left", "3 centre") == [True, True, True]
-    assert check(record(), "9 top left", "7 top left") == [True, True]
-    assert check(record(), "7 centre", "8 top left", "7 top") == [False, False, False]
-    assert check(record(), "7 top left", "7 top left") == [True, False]
-    twins = record(pictures=[[(7, "left"), (7, "left")]])
-    assert check(twins, "7 left", "7 left", "7 left") == [True, True, False]
-    pair = record(pictures=[[(7, "left")], [(8, "left")]])
-    assert check(pair, "picture 1: 7 left", "picture 2: 7 left", "picture 2: 8 left") == [True, False, True]
-    assert check(record(), "picture 2: 7 top left") == [False]
+    assert check(record(), "northwest 7", "northwest 9", "centre 3") == [True, True, True]
+    assert check(record(), "northwest 9", "northwest 7") == [True, True]
+    assert check(record(), "centre 7", "northwest 8", "north 7") == [False, False, False]
+    assert check(record(), "northwest 7", "northwest 7") == [True, False]
+    twins = record(pictures=[[(7, "west"), (7, "west")]])
+    assert check(twins, "west 7", "west 7", "west 7") == [True, True, False]
+    pair = record(pictures=[[(7, "west")], [(8, "west")]])
+    assert check(pair, "picture 1: west 7", "picture 2: west 7", "picture 2: west 8") == [True, False, True]
+    assert check(record(), "picture 2: northwest 7") == [False]
 
 
 def test_running_sum():
@@ -90,7 +90,7 @@ def test_running_sum():
     assert check(record(), "7+9=16", "16+9=25") == [True, False]
     assert check(record(), "7+2=9") == [False]
     assert check(record(), "7+9=16", "3+16=19") == [True, None]
-    pair = record(pictures=[[(7, "left"), (2, "top")], [(8, "left"), (1, "top")]])
+    pair = record(pictures=[[(7, "west"), (2, "north")], [(8, "west"), (1, "north")]])
     assert check(pair, "picture 1: 7+2=9", "picture 2: 8+1=9", "9=9", "9>9", "8<9") == [True, True, True, False, False]
 
 
@@ -103,7 +103,7 @@ def test_conclusions():
     assert check(record(), "even: none", "even: 3", "0 of 3", "1 of 3", "0 of 4") == [True, False, True, False, False]
     assert check(record(), "largest 9", "smallest 3", "9-3=6") == [True, True, True]
     assert check(record(), "largest 7", "smallest 7", "9-7=2", "9-3=5") == [False] * 4
-    assert check(record(), "the only 7: top left", "the only 7: centre", "the only 8: top") == [True, False, False]
+    assert check(record(), "the only 7: northwest", "the only 7: centre", "the only 8: north") == [True, False, False]
     assert check(record(), "3 digits", "4 digits") == [True, False]
     options = record("which_appear", "mcq", "A", choices=("7", "8"))
     assert check(options, "A 7 yes", "B 8 no") == [True, True]
@@ -112,6 +112,6 @@ def test_conclusions():
 
 
 def test_unknown_forms_are_none_and_other_lines_are_left_out():
-    text = "Let me see.\n  Step 1: 7 top left \nStep 1: lots of digits\n\nStep 12: 3 top\nstep 4: 3 centre"
+    text = "Let me see.\n  Step 1: northwest 7 \nStep 1: lots of digits\n\nStep 12: north 3\nstep 4: centre 3"
     assert traces.check_trace(record(), text) == [True, None, False]
     assert traces.check_trace(record(), "") == []

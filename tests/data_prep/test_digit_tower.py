@@ -39,15 +39,15 @@ def test_a_label_stands_where_the_ink_is(batch):
     assert (darkest[digit] < -0.5).mean() > 0.95
 
 
-def test_boxes_are_squares_around_a_centre_inside_the_token(batch):
-    _, labels = batch
+def test_boxes_are_squares_whose_centre_lies_in_the_token(batch):
+    pictures, labels = batch
     digit = (labels.classes >= 0) & (labels.classes < 10)
-    x1, y1, x2, y2 = labels.boxes[digit].T
-    assert np.abs((x1 + x2) / 2).max() <= 0.5
-    assert np.abs((y1 + y2) / 2).max() <= 0.5
-    np.testing.assert_allclose(x2 - x1, y2 - y1, atol=1e-6)
-    assert 24 / 28 - 1e-6 <= (x2 - x1).min()
-    assert (x2 - x1).max() <= 40 / 28 + 1e-6
+    x1, y1, x2, y2 = labels.boxes[digit].T + 3  # from the middle of 6 x 6 tokens to the upper left corner
+    row, column = pictures.ids.reshape(*digit.shape, 4, 2)[:, :, 0][digit].T // 2
+    np.testing.assert_array_equal(np.floor((x1 + x2) / 2), column)
+    np.testing.assert_array_equal(np.floor((y1 + y2) / 2), row)
+    np.testing.assert_allclose(x2 - x1, y2 - y1, atol=1e-5)
+    assert 24 / 28 - 1e-5 <= (x2 - x1).min() and (x2 - x1).max() <= 40 / 28 + 1e-5
     assert not labels.boxes[~digit].any()
 
 

@@ -133,3 +133,13 @@ def test_a_file_in_place_of_the_folder(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(InputError, match="run: expected a folder for the run, found a file"):
         RunFolder(tmp_path / "run")
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path):
+    first, second = RunFolder(tmp_path / "run"), RunFolder(tmp_path / "run")
+    first.begin({"steps": 1}, prompt_sha256="ab")
+    first.begin({"steps": 1}, prompt_sha256="ab")  # its own
+    with pytest.raises(InputError, match="another process is training in this folder"):
+        second.begin({"steps": 1}, prompt_sha256="ab")
+    first.close()
+    second.begin({"steps": 1}, prompt_sha256="ab")

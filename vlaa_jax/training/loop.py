@@ -1,5 +1,6 @@
 """The one training loop: resume, step, log, evaluate, checkpoint, report."""
 
+import contextlib
 import errno
 import json
 import pathlib
@@ -58,12 +59,13 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
       The report.
 
     Raises:
-      InputError: the folder holds another run or a longer one, three steps in a row had no finite gradient, or the
-        disk is full.
+      InputError: the folder holds another run or a longer one, another process trains there, three steps in a row
+        had no finite gradient, or the disk is full.
       Interrupted: asked to stop; everything is saved.
     """
     try:
-        return _train(task, workdir, recorded, command)
+        with contextlib.closing(RunFolder(workdir)) as folder:
+            return _train(task, folder, recorded, command)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -72,9 +74,8 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
         ) from None
 
 
-def _train(task: Task, workdir: pathlib.Path, recorded: ConfigDict, command: str) -> pathlib.Path:
-    config = task.config
-    folder = RunFolder(workdir)
+def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) -> pathlib.Path:
+    config, workdir = task.config, folder.directory
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
     evaluation = _Evaluation(config, task, folder)
     if _finished(folder, evaluation, task.steps):
@@ -154,7 +155,6 @@ def _train(task: Task, workdir: pathlib.Path, recorded: ConfigDict, command: str
         if not evaluation.done("after", task.steps):
             evaluation.full("after", task.steps)
     report_path = write_run_report(folder, evaluation.source)
-    folder.close()
     print(f"\n{text_table(_result(folder, task.steps))}\n", flush=True)
     return report_path
 

@@ -13,13 +13,14 @@ same files as an undisturbed one, but for `VOLATILE`.
 """
 
 import dataclasses
+import fcntl
 import json
 import math
 import os
 import pathlib
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class RunFolder:
         self.metrics_path = self.directory / "metrics.jsonl"
         self.samples_path = self.directory / "samples.jsonl"
         self.report_path = self.directory / "report.html"
+        self._lock: IO | None = None
         self._metrics = _Lines(self.metrics_path)
         self._samples = _Lines(self.samples_path)
         try:
@@ -70,8 +72,9 @@ class RunFolder:
 
         Raises:
           InputError: another field differs (names the first one with both values), or one that JSON cannot hold.
-            Nothing has been written then.
+            Nothing has been written then. Or another process has begun this run and not ended.
         """
+        self._lock = self._lock or _locked(self.directory / "run.lock")
         if self.header_path.exists():
             try:
                 header = continued_header(self.header(), config, prompt_sha256, changeable=changeable)
@@ -155,9 +158,12 @@ class RunFolder:
         return self._samples.rows()
 
     def close(self) -> None:
-        """Closes the files; writing again opens them."""
+        """Closes the files, writing again opens them; another process may train here then."""
         self._metrics.close()
         self._samples.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
 
 def open_run(directory: str | os.PathLike[str]) -> RunFolder:
@@ -169,6 +175,19 @@ def open_run(directory: str | os.PathLike[str]) -> RunFolder:
     if not (pathlib.Path(directory) / "run.json").exists():
         raise InputError(f"{directory} is not the folder of a run: it has no run.json")
     return RunFolder(directory)
+
+
+def _locked(path: pathlib.Path) -> IO:
+    """The open file, locked until it is closed or its process ends; raises InputError where another holds it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise InputError(f"{path.parent}: another process is training in this folder; wait for its end") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 class _Lines:

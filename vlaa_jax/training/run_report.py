@@ -69,6 +69,52 @@ def before_after_tables(directory: pathlib.Path) -> list[Table]:
     ]
 
 
+def write_comparison(folders: Sequence[RunFolder], path: pathlib.Path) -> list[Table]:
+    """Writes a page of several runs: their held-out curves over one another, and their changes.
+
+    Args:
+      folders: of runs, at most `chart.COLOURS`.
+      path: of the page.
+
+    Returns:
+      The tables of the page; none where a run has no evaluation before and after.
+    """
+    names = [folder.directory.name for folder in folders]
+    rows = [folder.metrics() for folder in folders]
+    curves = []
+    for suffix in ("", *(f"/{verifier}" for verifier in VERIFIERS)):
+        for title, key in (("held-out reward, greedy", "evaluation/reward"), ("training reward", "reward")):
+            series = {}
+            for name, run in zip(names, rows, strict=True):
+                points = [(row["step"], row[key + suffix]) for row in run if key + suffix in row]
+                if points:
+                    series[name] = _smoothed(points)
+            if series:
+                curves.append(Curve(f"{title}: {suffix[1:] or 'all'}", series, limits=(0, 1)))
+    tables = []
+    if all((folder.directory / "evaluation" / "after-sampled.jsonl").exists() for folder in folders):
+        tables = [_changes(folders, mode) for mode in ("sampled", "greedy")]
+    write_report(path, title="Runs compared", summary_lines=[], tables=tables, curves=curves)
+    return tables
+
+
+def _changes(folders: Sequence[RunFolder], mode: str) -> Table:
+    """A row a run: before, after and the change of all, the change of each verifier."""
+    rows = []
+    for folder in folders:
+        before, after = (read_results(folder.directory, f"{when}-{mode}") for when in ("before", "after"))
+        cells = [folder.directory.name]
+        for verifier in ("all", *VERIFIERS):
+            chosen = [i for i, row in enumerate(before) if verifier in ("all", row["verifier"])]
+            old, new = _scores(before, chosen), _scores(after, chosen)
+            if verifier == "all":
+                cells += [f"{100 * old.mean():.1f}", f"{100 * new.mean():.1f}"]
+            cells.append(_signed(paired_interval(old, new)) if chosen else "-")
+        rows.append(cells)
+    note = "Points of 100; changes with paired 95 % bootstrap intervals."
+    return Table(f"Held-out reward, {mode}", ["run", "before", "after", "change", *VERIFIERS], rows, note)
+
+
 def _more_tables(path: pathlib.Path) -> list[Table]:
     """Tables that another tool measured on this run and left as JSON."""
     return [Table(**fields) for fields in json.loads(path.read_text())] if path.exists() else []

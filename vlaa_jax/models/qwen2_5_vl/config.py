@@ -135,9 +135,6 @@ def preset(name: str) -> ModelConfig:
                 key_value_heads=2,
                 mlp_width=448,
                 mrope_section=(4, 6, 6),
-                # The width axis turns with the lowest frequencies. At the published base of 1e6 they would move by
-                # 0.001 radians over a whole demo picture: a small policy could not tell left from right.
-                rope_theta=100.0,
             ),
             vision=VisionConfig(
                 depth=4,

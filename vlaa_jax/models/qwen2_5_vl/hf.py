@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import re
 import shutil
 import uuid
@@ -238,6 +239,8 @@ def save(model: Qwen2_5_VL, directory: str | epath.Path, layout: Layout) -> None
             tensors = {name: places[published_name(name)].to_file(layout.tensors[name].dtype) for name in names}
             safetensors.numpy.save_file(tensors, temporary / file, metadata={"format": "pt"})
             del tensors  # before the next shard is made
+            # Safetensors makes files that only their owner can read.
+            os.chmod(temporary / file, os.stat(temporary / "config.json").st_mode & 0o777)
         temporary.rename(directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,33 @@
+"""One page about several runs: held-out curves over one another, changes side by side.
+
+python launch/compare_runs.py runs/first runs/second ... --out=comparison.html
+"""
+
+import argparse
+import pathlib
+
+from vlaa_jax.errors import InputError, run_command
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", metavar="RUN", type=pathlib.Path, help="folders of runs")
+    parser.add_argument("--out", metavar="FILE.html", type=pathlib.Path, required=True)
+    options = parser.parse_args()
+    for run in options.runs:
+        if not run.is_dir():
+            raise InputError(f"{run} does not exist: expected the folder of a run")
+    if not options.out.parent.is_dir():
+        raise InputError(f"--out: no folder {options.out.parent}")
+
+    from vlaa_jax.evaluation.tables import text_table
+    from vlaa_jax.training.run_folder import open_run
+    from vlaa_jax.training.run_report import write_comparison
+
+    for table in write_comparison([open_run(run) for run in options.runs], options.out):
+        print(f"{text_table(table)}\n")
+    print(f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    run_command(main)
