@@ -130,12 +130,12 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.prompts = 32
     config.rollout.group_size = 8
     config.rollout.temperature = 1.0
-    config.rollout.new_tokens = 160
+    config.rollout.new_tokens = 192
     config.rollout.prompt_buckets = (128, 160, 208, 256)
     config.rollout.window_buckets = (12, 24, 32)
     config.updates.completions = 256
     config.updates.micro_batch = 8
-    config.updates.completion_buckets = (32, 64, 96, 128, 160)
+    config.updates.completion_buckets = (32, 64, 96, 128, 192)
     config.objective.kl_coefficient = 1e-3
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256

@@ -107,16 +107,16 @@ def _demo(config: ConfigDict) -> None:
     config.data.evaluation = "demo:heldout"
     config.data.max_pixels = 0
     config.updates.examples = 16
-    config.updates.rows = 9
-    config.updates.row_tokens = 448
-    config.updates.row_windows = 26
-    config.updates.row_targets = 240
+    config.updates.rows = 8
+    config.updates.row_tokens = 512
+    config.updates.row_windows = 32
+    config.updates.row_targets = 272
     config.optimizer.learning_rate = 5e-4
     config.optimizer.floor = 5e-5
     config.optimizer.weight_decay = 0.01
     config.optimizer.beta2 = 0.98
     config.rollout.temperature = 1.0
-    config.rollout.new_tokens = 160
+    config.rollout.new_tokens = 192
     config.rollout.prompt_buckets = (128, 160, 208, 256)
     config.rollout.window_buckets = (12, 24, 32)
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
@@ -129,7 +129,7 @@ def _demo(config: ConfigDict) -> None:
 
 def _see(config: ConfigDict) -> None:
     """Every trace lists the digits; the checkpoint is what `python -m data_prep digit-policy` wrote."""
-    config.steps = 2600
+    config.steps = 3600
     config.data.train = "demo:see"
     config.optimizer.learning_rate = 1.5e-3
     config.optimizer.floor = 1e-4

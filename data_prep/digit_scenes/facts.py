@@ -1,7 +1,7 @@
 """Facts of a scene as text, and the scorer of descriptions: an exact stand-in for a reward model.
 
-A fact is a digit at a place. The facts of a scene are a multiset: two sevens in the same cell are two facts, and the
-same statement made twice states both of them; a third time is a repeat.
+A fact is a digit at a place. The facts of a scene are a multiset: were there two sevens at one place, the same
+statement made twice would state both of them; a third time is a repeat.
 """
 
 import collections
@@ -13,23 +13,25 @@ from vlaa_jax.processing.records import Record
 Fact = tuple[int, str]
 
 _CLAUSE_END = re.compile(r"[.;!\n]+")
-_CLAUSE = re.compile(
-    rf"there is an? (\d) (?:at|in|on) the ({'|'.join(sorted(scenes.PLACES, key=len, reverse=True))})", re.IGNORECASE
-)
+_PLACE = rf"(?:at|in|on) the ({'|'.join(sorted(scenes.PLACES, key=len, reverse=True))})"
+_CLAUSE = re.compile(rf"{_PLACE},? there is an? (\d)|there is an? (\d) {_PLACE}", re.IGNORECASE)
 
 TRUE, FALSE, IDLE = 1.0, -1.0, -0.25
 
 
 def statement(value: int, place: str) -> str:
-    """The sentence that states one fact: "There is a 7 in the northwest."."""
-    return f"There is {'an' if value == 8 else 'a'} {value} in the {place}."
+    """The sentence that states one fact: "In the northwest there is a 7."."""
+    return f"In the {place} there is {'an' if value == 8 else 'a'} {value}."
 
 
 def parse_statements(text: str) -> list[Fact | None]:
-    """The fact that each clause of `text` states, None for a clause that states none. Blank clauses are left out."""
+    """The fact that each clause of `text` states, place first or digit first; None for a clause that states none.
+
+    Blank clauses are left out.
+    """
     clauses = [" ".join(clause.split()) for clause in _CLAUSE_END.split(text)]
     matches = [_CLAUSE.fullmatch(clause) for clause in clauses if clause]
-    return [(int(match[1]), match[2].lower()) if match else None for match in matches]
+    return [(int(match[2] or match[3]), (match[1] or match[4]).lower()) if match else None for match in matches]
 
 
 class FactScorer:

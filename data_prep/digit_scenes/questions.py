@@ -13,7 +13,7 @@ import numpy as np
 from data_prep.digit_scenes import facts, scenes
 
 LETTERS = "ABCD"
-PICTURE_OPTIONS = ("the first picture", "the second picture", "both are equal")
+PICTURE_OPTIONS = ("first", "second", "equal")
 
 Pictures = list[list[scenes.Glyph]]  # glyphs of each picture in reading order
 Answer = tuple[str, tuple[str, ...]]  # gold, options in letter order

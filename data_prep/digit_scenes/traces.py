@@ -2,13 +2,16 @@
 
 The `enumerate` style goes through the digits in reading order, first the place, then the digit (to look for "what is
 next" and to read "what is there" are two small things; at once they are hard), and computes the answer in small steps.
-Every line can be checked against the scene; `check_trace` does so for text that a policy wrote.
+What a step looks up always stands behind the word that it is found by: the digit behind its place, the option behind
+its letter. A policy as small as the demo's does not learn to look the other way ("4 is C" stayed at chance), so a step
+goes through the list and says yes or no to each. Every line can be checked against the scene; `check_trace` does so
+for text that a policy wrote.
 """
 
 import collections
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from data_prep.digit_scenes import questions, scenes
 from vlaa_jax.processing.records import Record
@@ -18,6 +21,8 @@ DIRECT = "I can answer at once."
 
 _Pictures = Sequence[Sequence[scenes.Glyph]]
 _COMPARISONS = {">": operator.gt, "<": operator.lt, "=": operator.eq}
+_PICTURE_NAMES = ("first", "second")
+_EMPTY = "empty"
 
 
 def write_trace(style: str, kind: str, question: questions.Question, pictures: _Pictures) -> str:
@@ -41,55 +46,71 @@ def write_trace(style: str, kind: str, question: questions.Question, pictures: _
 
 
 def _picture_prefix(number: int, pictures: _Pictures) -> str:
-    return f"picture {number}: " if len(pictures) > 1 else ""
+    return f"{_PICTURE_NAMES[number - 1]} " if len(pictures) > 1 else ""
 
 
 def _conclusions(kind: str, question: questions.Question, pictures: _Pictures) -> list[str]:
     """The lines after the enumeration, without their numbers."""
     values = [glyph.value for glyph in pictures[0]]
     largest = max(values)
-    place_of_value = {glyph.value: glyph.place for glyph in pictures[0]}
-    option_of = dict(zip(question.choices, questions.LETTERS, strict=False))
     match kind:
-        case "count_value" | "count_above":
-            above = kind == "count_above"
-            chosen = [value for value in values if (value > question.value if above else value == question.value)]
-            return [f"{'above' if above else 'equal to'} {question.value}: {_listed(chosen)}", f"count {len(chosen)}"]
+        case "count_value":
+            equal = [value == question.value for value in values]
+            return [f"equal to {question.value}: {_verdicts(values, equal)}", f"count {sum(equal)}"]
+        case "count_above":
+            above = [value > question.value for value in values]
+            return [f"above {question.value}: {_verdicts(values, above)}", f"count {sum(above)}"]
         case "sum":
             return _running_sum(values, "")
         case "fraction_even":
-            even = [value for value in values if value % 2 == 0]
-            return [f"even: {_listed(even)}", f"{len(even)} of {len(values)}"]
+            even = [value % 2 == 0 for value in values]
+            return [f"even: {_verdicts(values, even)}", f"{sum(even)} of {len(values)}"]
         case "range":
             return [f"largest {largest}", f"smallest {min(values)}", f"{largest}-{min(values)}={largest - min(values)}"]
         case "largest":
-            return [f"largest {largest}", f"{largest} is {option_of[str(largest)]}"]
+            return [f"largest {largest}", *_options(question)]
         case "position":
-            place = place_of_value[question.value]
-            return [f"the only {question.value}: {place}", f"{place} is {option_of[place]}"]
+            digits = {glyph.place: str(glyph.value) for glyph in pictures[0]}
+            return _options(question, lambda place: f"{place} {digits.get(place, _EMPTY)}")
         case "which_appear":
-            return [f"{option_of[c]} {c} {'yes' if int(c) in values else 'no'}" for c in question.choices]
+            return _options(question)
         case "compare_sums":
             first, second = (sum(glyph.value for glyph in picture) for picture in pictures)
             sign = next(sign for sign, holds in _COMPARISONS.items() if holds(first, second))
-            outcome = questions.PICTURE_OPTIONS[("><=").index(sign)]
             lines = [
                 line
                 for number, picture in enumerate(pictures, 1)
                 for line in _running_sum([glyph.value for glyph in picture], _picture_prefix(number, pictures))
             ]
-            return [*lines, f"{first}{sign}{second}", f"{outcome} is {option_of[outcome]}"]
+            return [*lines, f"{first}{sign}{second}", *_options(question)]
         case "box_only":
-            return [f"the only {question.value}: {place_of_value[question.value]}"]
+            return [_search(question.value, pictures[0])]
         case "box_largest":
-            return [f"largest {largest}", f"the only {largest}: {place_of_value[largest]}"]
+            return [f"largest {largest}", _search(largest, pictures[0])]
         case "describe":
             return [f"{len(values)} digits"]
     raise ValueError(f"no conclusion is written for kind {kind!r}")
 
 
-def _listed(values: list[int]) -> str:
-    return ", ".join(str(value) for value in values) or "none"
+def _verdicts(items: Iterable[object], holds: Iterable[bool]) -> str:
+    """`3 no, 7 yes`."""
+    return ", ".join(f"{item} {'yes' if held else 'no'}" for item, held in zip(items, holds, strict=True))
+
+
+def _options(question: questions.Question, text: Callable[[str], str] = str) -> list[str]:
+    """A line with a verdict for each option: `A 7 no`."""
+    golds = question.answer.split(",")
+    return [
+        f"{letter} {_verdicts([text(choice)], [letter in golds])}"
+        for letter, choice in zip(questions.LETTERS, question.choices, strict=False)
+    ]
+
+
+def _search(value: int, picture: Sequence[scenes.Glyph]) -> str:
+    """Goes through the places until it has found the digit: `find 7: northwest 3 no, west 7 yes`."""
+    places = [glyph.value for glyph in picture].index(value) + 1
+    items = [f"{glyph.place} {glyph.value}" for glyph in picture[:places]]
+    return f"find {value}: {_verdicts(items, [place == places for place in range(1, places + 1)])}"
 
 
 def _running_sum(values: list[int], prefix: str) -> list[str]:
@@ -103,7 +124,7 @@ def _running_sum(values: list[int], prefix: str) -> list[str]:
 # Checking.
 
 _STEP = re.compile(r"Step \d+:(.*)")
-_PICTURE = re.compile(r"picture ([12]): (.*)")
+_PICTURE = re.compile(rf"({'|'.join(_PICTURE_NAMES)}) (.*)")
 _PLACE = "|".join(sorted(scenes.PLACES, key=len, reverse=True))
 
 
@@ -135,7 +156,7 @@ class _SceneFacts:
     def check(self, fact: str) -> bool | None:
         picture = 0
         if match := _PICTURE.fullmatch(fact):
-            picture, fact = int(match[1]) - 1, match[2]
+            picture, fact = _PICTURE_NAMES.index(match[1]), match[2]
         for pattern, check in _CHECKS:
             if match := re.fullmatch(pattern, fact):
                 return picture < len(self._values) and check(self, picture, *match.groups())
@@ -144,15 +165,19 @@ class _SceneFacts:
     def _listed(self, picture: int, place: str, value: str) -> bool:
         return _take(self._unlisted[picture], (int(value), place))
 
-    def _matching(self, picture: int, relation: str, value: str, listed: str) -> bool:
-        holds = operator.gt if relation == "above" else operator.eq
-        return self._same(listed, [x for x in self._values[picture] if holds(x, int(value))])
+    def _equal(self, picture: int, value: str, verdicts: str) -> bool:
+        return self._judged(picture, verdicts, lambda x: x == int(value))
 
-    def _even(self, picture: int, listed: str) -> bool:
-        return self._same(listed, [x for x in self._values[picture] if x % 2 == 0])
+    def _above(self, picture: int, value: str, verdicts: str) -> bool:
+        return self._judged(picture, verdicts, lambda x: x > int(value))
 
-    def _same(self, listed: str, values: list[int]) -> bool:
-        return sorted(re.findall(r"\d", listed)) == sorted(str(value) for value in values)
+    def _even(self, picture: int, verdicts: str) -> bool:
+        return self._judged(picture, verdicts, lambda x: x % 2 == 0)
+
+    def _judged(self, picture: int, verdicts: str, holds: Callable[[int], bool]) -> bool:
+        """Every digit of the picture once, in any order, each with the right verdict."""
+        values = sorted(self._values[picture])
+        return sorted(verdicts.split(", ")) == sorted(_verdicts([value], [holds(value)]) for value in values)
 
     def _count(self, picture: int, count: str) -> bool:
         return self._record.verifier == "digit" and int(count) == int(self._record.answer)
@@ -182,12 +207,13 @@ class _SceneFacts:
         values = self._values[picture]
         return (int(larger), int(smaller)) == (max(values), min(values)) and int(larger) - int(smaller) == int(result)
 
-    def _only(self, picture: int, value: str, place: str) -> bool:
-        return [p for v, p in self._places[picture] if v == int(value)] == [place]
-
-    def _appears(self, picture: int, letter: str, value: str, verdict: str) -> bool:
-        appears = int(value) in self._values[picture]
-        return self._option(picture, value, letter) and appears == (verdict == "yes")
+    def _found(self, picture: int, value: str, verdicts: str) -> bool:
+        """Places with their digits, none twice; only the last is the digit, and it is there once."""
+        *others, last = verdicts.split(", ")
+        places = [(v, place) for v, place in self._places[picture] if v != int(value)]
+        left = collections.Counter(f"{place} {v} no" for v, place in places)
+        found = [f"{place} {v} yes" for v, place in self._places[picture] if v == int(value)]
+        return all(_take(left, item) for item in others) and found == [last]
 
     def _compare(self, picture: int, first: str, sign: str, second: str) -> bool:
         sums = [sum(values) for values in self._values]
@@ -196,9 +222,16 @@ class _SceneFacts:
     def _digits(self, picture: int, count: str) -> bool:
         return int(count) == len(self._values[picture])
 
-    def _option(self, picture: int, text: str, letter: str) -> bool:
+    def _option(self, picture: int, letter: str, text: str, verdict: str) -> bool:
         index = questions.LETTERS.index(letter)
-        return index < len(self._record.choices) and self._record.choices[index] == text
+        if index >= len(self._record.choices):
+            return False
+        expected = self._record.choices[index]
+        if self._record.metadata["kind"] == "position":
+            digit = next((value for value, place in self._places[picture] if place == expected), _EMPTY)
+            expected = f"{expected} {digit}"
+        right = letter in self._record.answer.split(",")
+        return text == expected and right == (verdict == "yes")
 
 
 def _take(counter: collections.Counter, item: object) -> bool:
@@ -209,19 +242,20 @@ def _take(counter: collections.Counter, item: object) -> bool:
     return True
 
 
+_VERDICTS = r"(?:\d (?:yes|no)(?:, |$))+"
 _CHECKS: tuple[tuple[str, Callable[..., bool]], ...] = (
     (rf"({_PLACE}) (\d)", _SceneFacts._listed),
-    (r"(above|equal to) (\d): (none|\d(?:, \d)*)", _SceneFacts._matching),
-    (r"even: (none|\d(?:, \d)*)", _SceneFacts._even),
+    (rf"equal to (\d): ({_VERDICTS})", _SceneFacts._equal),
+    (rf"above (\d): ({_VERDICTS})", _SceneFacts._above),
+    (rf"even: ({_VERDICTS})", _SceneFacts._even),
     (r"count (\d+)", _SceneFacts._count),
     (r"(\d+)\+(\d)=(\d+)", _SceneFacts._sum),
     (r"(\d+) of (\d+)", _SceneFacts._even_of_all),
     (r"largest (\d)", _SceneFacts._largest),
     (r"smallest (\d)", _SceneFacts._smallest),
     (r"(\d)-(\d)=(\d)", _SceneFacts._difference),
-    (rf"the only (\d): ({_PLACE})", _SceneFacts._only),
-    (r"([A-D]) (\d) (yes|no)", _SceneFacts._appears),
+    (rf"find (\d): ((?:(?:{_PLACE}) \d (?:yes|no)(?:, |$))+)", _SceneFacts._found),
+    (r"([A-D]) (.+) (yes|no)", _SceneFacts._option),
     (r"(\d+)([><=])(\d+)", _SceneFacts._compare),
     (r"(\d+) digits", _SceneFacts._digits),
-    (r"(.+) is ([A-D])", _SceneFacts._option),
 )

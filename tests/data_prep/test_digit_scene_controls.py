@@ -57,7 +57,7 @@ def test_a_constant_answer_can_be_read_and_is_seldom_right(records):
         elif record.verifier == "iou":
             assert answer.startswith("[0,0,")
         else:
-            assert answer == "There is a 1 in the centre."
+            assert answer == "In the centre there is a 1."
     assert np.mean(right) < 0.3
 
 

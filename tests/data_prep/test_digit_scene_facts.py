@@ -34,18 +34,17 @@ def reward(example, answer, reference):
 
 
 def test_statements_are_sentences_that_the_parser_reads():
-    assert statement(7, "northwest") == "There is a 7 in the northwest."
-    assert statement(8, "west") == "There is an 8 in the west."
+    assert statement(7, "northwest") == "In the northwest there is a 7."
+    assert statement(8, "west") == "In the west there is an 8."
     everything = [(value, place) for value in range(10) for place in scenes.PLACES]
     assert parse_statements(describe(*everything)) == everything
 
 
 def test_parser():
-    assert parse_statements("there is A 7 in the NorthWest; There is a 8 on the east\nThere is a 1 at the north") == [
-        (7, "northwest"),
-        (8, "east"),
-        (1, "north"),
-    ]
+    digit_first = "there is A 7 in the NorthWest; There is a 1 at the north!"
+    place_first = "On the east, there is a 8\nat the WEST there is a 2"
+    assert parse_statements(digit_first) == [(7, "northwest"), (1, "north")]
+    assert parse_statements(place_first) == [(8, "east"), (2, "west")]
     none = "There is a 17 at the north. A 7. There is a 7 at the northwest corner. 7 north"
     assert parse_statements(none) == [None] * 4
     assert parse_statements("There is a 7 at the north and an 8 at the west.") == [None]

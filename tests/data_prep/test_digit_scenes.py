@@ -215,8 +215,8 @@ def test_golds_follow_from_the_scene(all_records):
                 assert shown.count(max(shown)) == 1
             case "describe":
                 facts = collections.Counter((glyph.value, glyph.place) for glyph in pictures[0])
-                stated = re.findall(r"There is an? (\d) in the ([a-z ]+)\.", gold)
-                assert collections.Counter((int(value), place) for value, place in stated) < facts
+                stated = re.findall(r"In the ([a-z]+) there is an? (\d)\.", gold)
+                assert collections.Counter((int(value), place) for place, value in stated) < facts
                 assert 1 <= len(stated) and abs(len(stated) - len(shown) / 2) <= 2
         assert record.box_space == ("pixels" if record.verifier == "iou" else "")
         assert len(set(record.choices)) == len(record.choices)

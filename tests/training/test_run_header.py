@@ -39,13 +39,14 @@ def test_what_the_header_holds(tmp_path):
     assert "jax" in start["packages"]
     assert start["command"].startswith("python ")
     assert start["changed"] == {}
-    assert sorted(path.name for path in folder.directory.iterdir()) == ["run.json", "tensorboard"]
+    assert sorted(path.name for path in folder.directory.iterdir()) == ["run.json", "run.lock", "tensorboard"]
 
 
 @pytest.mark.quick
 def test_the_same_run_goes_on_with_what_may_change(tmp_path):
     folder = RunFolder(tmp_path)
     folder.begin(CONFIG, prompt_sha256="a")
+    folder.close()
     changed = {**CONFIG, "steps": 300, "logging": {"every": 5, "images": 2}}
     RunFolder(tmp_path).begin(changed, prompt_sha256="a", changeable=["steps", "logging"])
     header = folder.header()
