@@ -121,7 +121,7 @@ def _recipe() -> ConfigDict:
 
 def _demo(config: ConfigDict) -> None:
     """The same code on a small policy and digit scenes; `launch/tpu_train.py` fills in checkpoint and shards."""
-    config.steps = 120
+    config.steps = 80
     config.model.checkpoint = "demo"
     config.model.dtype = "float32"
     config.data.train = "demo:rl"
@@ -139,8 +139,8 @@ def _demo(config: ConfigDict) -> None:
     config.objective.kl_coefficient = 1e-3
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256
-    config.optimizer.learning_rate = 1e-4
-    config.optimizer.floor = 1e-5
+    config.optimizer.learning_rate = 5e-5
+    config.optimizer.floor = 5e-6
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 20
     config.evaluation.records = 260

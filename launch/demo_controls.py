@@ -18,6 +18,7 @@ from vlaa_jax.errors import InputError, run_command
 
 _LAUNCH = pathlib.Path(__file__).parent
 _CONFIGS = _LAUNCH.parent / "configs"
+_NEW_TOKENS = 256  # harder scenes hold more digits than those of the training: traces are longer
 
 
 def main() -> None:
@@ -53,6 +54,7 @@ def main() -> None:
             _call(
                 "tpu_eval.py", which, f"--data={data}", f"--images={images}", "--samples=0", f"--out={path}",
                 "--batch=65", f"--records={options.records}", f"--scorer={header['rewards']['scorer']}",
+                f"--new-tokens={_NEW_TOKENS}",
             )  # fmt: skip
         return [json.loads(line) for line in path.read_text().splitlines()]
 

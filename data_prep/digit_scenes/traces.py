@@ -108,9 +108,9 @@ def _options(question: questions.Question, text: Callable[[str], str] = str) -> 
 
 def _search(value: int, picture: Sequence[scenes.Glyph]) -> str:
     """Goes through the places until it has found the digit: `find 7: northwest 3 no, west 7 yes`."""
-    places = [glyph.value for glyph in picture].index(value) + 1
-    items = [f"{glyph.place} {glyph.value}" for glyph in picture[:places]]
-    return f"find {value}: {_verdicts(items, [place == places for place in range(1, places + 1)])}"
+    before = [glyph.value for glyph in picture].index(value)
+    items = [f"{glyph.place} {glyph.value}" for glyph in picture[: before + 1]]
+    return f"find {value}: {_verdicts(items, [False] * before + [True])}"
 
 
 def _running_sum(values: list[int], prefix: str) -> list[str]:
