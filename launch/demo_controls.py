@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workdir", metavar="RUN", type=pathlib.Path, required=True, help="a finished GRPO demo run")
     parser.add_argument("--steps", type=int, default=0, help="of the shuffled run; by default those of RUN")
-    parser.add_argument("--sft-updates", type=int, default=400, help="of SFT instead of GRPO (default: %(default)s)")
+    parser.add_argument("--sft-updates", type=int, default=1000, help="of SFT instead of GRPO (default: %(default)s)")
     parser.add_argument("--records", type=int, default=0, help="of each set, spread evenly; 0 for all")
     options = parser.parse_args()
     if not (options.workdir / "evaluation" / "after-greedy.jsonl").exists():

@@ -13,7 +13,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink); line-height: 1.5;
   font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-header, main { max-width: 1120px; margin: 0 auto; padding: 0 20px; }
+header, main { max-width: 1260px; margin: 0 auto; padding: 0 20px; }
 header { padding-top: 32px; }
 h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 12px; text-wrap: balance; overflow-wrap: anywhere; }
 h2 { font-size: 1.25rem; margin: 40px 0 12px; }
@@ -27,8 +27,8 @@ section.table, figure, article, #details details { background: var(--card); bord
   border-radius: 10px; padding: 16px; margin: 0 0 16px; }
 .scroll { overflow-x: auto; }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--card); }
-table { border-collapse: collapse; width: 100%; font-size: .925rem; }
-th, td { text-align: left; padding: 6px 14px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: .84rem; }
+th, td { text-align: left; padding: 6px 12px 6px 0; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th { color: var(--quiet); font-weight: 500; vertical-align: bottom; }
 tbody tr:last-child td { border-bottom: 0; }
 th.number, td.number { text-align: right; font-variant-numeric: tabular-nums; }
