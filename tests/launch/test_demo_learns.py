@@ -12,8 +12,9 @@ from tiny_runs import ROOT
 from data_prep.digit_scenes import builder
 from vlaa_jax.training.run_report import read_results
 
-# Sampled held-out reward of the start, and what 20 steps add; means and about three standard errors around them.
-START, GAIN = (0.0, 1.0), (0.0, 1.0)
+# Sampled held-out reward of the start, and what 20 steps add: 0.189 and 0.180 when recorded, with about four standard
+# errors around them.
+START, GAIN = (0.13, 0.25), (0.08, 0.28)
 
 
 def test_twenty_steps_gain_what_they_gained(tmp_path):

@@ -8,8 +8,8 @@ def keep_freed_memory() -> None:
     """Tells glibc to keep what a program frees, up to blocks of 32 MiB, instead of giving it back to the kernel.
 
     XLA on CPU allocates every temporary anew at each call; given back, its pages are faulted in and cleared again: a
-    quarter of a training step of the demo was spent so. Blocks of a large model do go back: kept, they would leave holes
-    that the next ones do not fit. Does nothing where the allocator is another.
+    quarter of a training step of the demo was spent so. Blocks of a large model do go back: kept, they would leave
+    holes that the next ones do not fit. Does nothing where the allocator is another.
     """
     if not sys.platform.startswith("linux"):
         return
