@@ -134,7 +134,7 @@ def test_a_run_that_broke_off_goes_on_from_its_last_checkpoint(tmp_path):
 def test_a_finished_run_changes_nothing_and_says_so(tmp_path, capsys):
     _, report = run(tmp_path / "run")
     before = files(tmp_path / "run")
-    capsys.readouterr()
+    assert capsys.readouterr().err.startswith("6 steps follow; the time left")
     task, again = run(tmp_path / "run")
     assert (task.done, again) == ([], report)
     assert files(tmp_path / "run") == before

@@ -105,6 +105,8 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) ->
         if start:
             progress.say(f"resumed {workdir} at step {start} of {task.steps}")
         else:
+            around = ", with held-out answers before and after" if config.data.evaluation else ""
+            progress.say(f"{task.steps} steps follow{around}; the time left is shown from the second step on")
             # Step 0 is the start policy: the "before" of the report, and the mark that a best checkpoint must pass.
             folder.write_metrics(0, evaluation.full("before", 0))
         if start < task.steps:
