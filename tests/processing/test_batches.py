@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, TextConfig, VisionConfig
-from vlaa_jax.processing.batches import assign_rows, bucket, pack, pad_prompts
+from vlaa_jax.processing.batches import assign_rows, bucket, buckets_in_use, pack, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.processing.positions import mrope_positions
 from vlaa_jax.processing.vision_plan import WindowGeometry, plan
@@ -48,6 +48,14 @@ def test_bucket():
     assert [bucket(size, (64, 16, 32), "it") for size in (0, 16, 17, 33, 64)] == [16, 16, 32, 64, 64]
     with pytest.raises(InputError, match="a prompt's length is 65, above the largest bucket 64"):
         bucket(65, (64, 16, 32), "a prompt's length")
+
+
+@pytest.mark.quick
+def test_buckets_in_use():
+    assert buckets_in_use(np.array([40, 17, 20]), (64, 16, 32, 128), "it") == [32, 64]
+    assert buckets_in_use(np.array([3]), (64, 16), "it") == [16]
+    with pytest.raises(InputError, match="it is 65, above the largest bucket 64"):
+        buckets_in_use(np.array([3, 65]), (64, 16), "it")
 
 
 @pytest.mark.quick

@@ -27,6 +27,7 @@ def run(folder):
         patch.setattr(grpo_task, "score_many", made_up_rewards)
         task = GRPOTask(tiny.config("grpo", folder))
         out = types.SimpleNamespace(task=task, reports=[], compiled=[], updates=[], mismatch=[], kl_coefficients=[])
+        out.said = []
         out.start = host((task.state.frozen, task.state.trainable))
         out.frozen = host(task.state.frozen)
         take, apply, update = task._take, task._updater.apply, task._update
@@ -44,7 +45,7 @@ def run(folder):
         def spy_on_update(number, groups, scored, lengths, clock):
             # The policy of this step, by the trainer's pass, before its first update.
             reference, task._reference = task._reference, task.model
-            fresh = np.asarray(task._by_micro_batch(groups, scored))
+            fresh = np.asarray(task._by_micro_batch(groups, scored, clock))
             task._reference = reference
             mask = np.asarray(scored.mask)
             out.mismatch.append(np.abs(fresh - np.asarray(scored.old))[mask].max())
@@ -54,10 +55,11 @@ def run(folder):
         task._take, task._updater.apply, task._update = spy_on_take, spy_on_apply, spy_on_update
         task.begin()
         compiled = CompileCounter()
+        clock = Clock(task.programs, out.said.append)
         for number in (1, 2, 3):
             out.updates.append([])
             out.kl_coefficients.append(task.numbers["kl_coefficient"])
-            out.reports.append(task.step(number, Clock()))
+            out.reports.append(task.step(number, clock))
             out.compiled.append(compiled.count)
         out.kl_coefficients.append(task.numbers["kl_coefficient"])
         yield out
@@ -158,6 +160,10 @@ def test_a_kind_without_examples_has_no_key(run):
 def test_no_program_is_compiled_once_the_buckets_were_seen(run):
     assert run.compiled[0] > 0
     assert run.compiled[1] == run.compiled[2]
+    assert run.said == [
+        f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, 8 windows"
+        for number, name in enumerate(("rollout", "reference", "update"), 1)
+    ]
 
 
 def test_a_step_that_is_not_finite_is_not_applied(run):

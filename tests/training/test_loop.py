@@ -32,6 +32,7 @@ class Counting:
         self.config = config
         self.steps = config.steps
         self.numbers = {"draws": 0}
+        self.programs = 1
         self.state = create_state(
             {"language": {"w": jnp.float32(0)}, "vision": {}}, optax.adam(1.0), freeze_vision=False
         )
@@ -45,6 +46,7 @@ class Counting:
     def step(self, number, clock):
         if number == self.fails:
             raise ZeroDivisionError
+        clock.program("addition")
         with clock.phase("update"):
             weight = self.state.trainable["language"]["w"] + number
         self.state = type(self.state)(
@@ -134,7 +136,10 @@ def test_a_run_that_broke_off_goes_on_from_its_last_checkpoint(tmp_path):
 def test_a_finished_run_changes_nothing_and_says_so(tmp_path, capsys):
     _, report = run(tmp_path / "run")
     before = files(tmp_path / "run")
-    assert capsys.readouterr().err.startswith("6 steps follow; the time left")
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("6 steps follow; the time left")
+    assert said[1] == "preparing program 1 of at most 1: addition"
+    assert sum("preparing" in line for line in said) == 1
     task, again = run(tmp_path / "run")
     assert (task.done, again) == ([], report)
     assert files(tmp_path / "run") == before

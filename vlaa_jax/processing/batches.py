@@ -62,6 +62,16 @@ def bucket(size: int, buckets: Sequence[int], what: str) -> int:
     raise InputError(f"{what} is {size}, above the largest bucket {max(buckets)}")
 
 
+def buckets_in_use(sizes: np.ndarray, buckets: Sequence[int], what: str) -> list[int]:
+    """The buckets that batches of things of these sizes may need.
+
+    Raises:
+      InputError: as `bucket`.
+    """
+    smallest, largest = (bucket(int(size), buckets, what) for size in (sizes.min(), sizes.max()))
+    return [size for size in sorted(buckets) if smallest <= size <= largest]
+
+
 def _check_room(owner: str, size: int, unit: str, room: int) -> None:
     if size > room:
         raise InputError(

@@ -50,6 +50,12 @@ class Generator:
     seed: int
     stream: int
 
+    def shape(self, prompts: Sequence[EncodedPrompt]) -> tuple[int, int]:
+        """(P, W) of the program that these prompts need."""
+        length = bucket(max(len(p.tokens) for p in prompts), self.prompt_buckets, "a prompt's length")
+        windows = bucket(max(len(p.vision.frames) for p in prompts), self.window_buckets, "a prompt's window count")
+        return length, windows
+
     def __call__(self, weights: SamplingWeights, prompts: Sequence[EncodedPrompt], draws: Sequence[int]) -> Rollout:
         """Samples G completions of each prompt.
 
@@ -58,9 +64,7 @@ class Generator:
           prompts: B of them.
           draws: `[B]` numbers that name their random bits.
         """
-        length = bucket(max(len(p.tokens) for p in prompts), self.prompt_buckets, "a prompt's length")
-        windows = bucket(max(len(p.vision.frames) for p in prompts), self.window_buckets, "a prompt's window count")
-        rows = pad_prompts(prompts, length, windows)
+        rows = pad_prompts(prompts, *self.shape(prompts))
         prefix = prefill(weights, rows)
         completions = decode(
             weights,

@@ -17,7 +17,7 @@ from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
-from vlaa_jax.processing.batches import bucket
+from vlaa_jax.processing.batches import bucket, buckets_in_use
 from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
@@ -95,6 +95,7 @@ class GRPOTask:
             seed=config.seed,
             stream=TRAINING,
         )
+        self.programs = self._count_programs()
 
     @property
     def model(self) -> Qwen2_5_VL:
@@ -109,9 +110,12 @@ class GRPOTask:
         config = self.config
         with clock.phase("data"):
             drawn = next(self._batches)
+        prompts = [d.prompt for d in drawn]
         with clock.phase("rollout"):
+            length, windows = self._generator.shape(prompts)
+            clock.program(f"rollout of {length} + {config.rollout.new_tokens} tokens, {windows} windows")
             weights = sampling_weights(self.model, settings.compute_dtype(config))
-            rollout = self._generator(weights, [d.prompt for d in drawn], [d.draw for d in drawn])
+            rollout = self._generator(weights, prompts, [d.draw for d in drawn])
             del weights
             tokens, lengths, ended = (
                 np.asarray(a)
@@ -143,6 +147,15 @@ class GRPOTask:
             bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [d.record.id for d in drawn]}
         pictures = {d.record.id: d.record.images[0] for d in drawn[: config.log.samples] if d.record.images}
         return StepReport(metrics, samples, counts, bad, pictures)
+
+    def _count_programs(self) -> int:
+        """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
+        rollout, good = self.config.rollout, self.index.good
+        prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
+        windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
+        completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
+        passes = 1 if self._reference is None else 2
+        return len(prompts) * len(windows) * (1 + passes * len(completions))
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
@@ -189,15 +202,16 @@ class GRPOTask:
         if self._reference is None:
             return groups, scored
         with clock.phase("reference"):
-            reference = self._by_micro_batch(groups, scored)
+            reference = self._by_micro_batch(groups, scored, clock)
         return groups, Scored(scored.old, reference, scored.advantages, scored.mask, scored.importance)
 
-    def _by_micro_batch(self, groups: Groups, scored: Scored) -> jax.Array:
+    def _by_micro_batch(self, groups: Groups, scored: Scored, clock: Clock) -> jax.Array:
         """The reference's log-probabilities `[B, G, C]` of all groups."""
         length = groups.tokens.shape[-1]
         out = np.zeros(groups.tokens.shape, np.float32)
         for chosen in self._micro_batches(np.arange(len(groups.tokens)), np.asarray(groups.lengths)):
             part, _, size = self._take(groups, scored, chosen)
+            clock.program(_named("reference", part))
             values = group_log_probabilities(self._reference, part, policy=self._policy)
             out[chosen, :, : min(size, length)] = np.asarray(values)
         return jnp.asarray(out)
@@ -235,6 +249,7 @@ class GRPOTask:
                     total = None
                     for places in self._micro_batches(chosen, lengths):
                         part, part_scored, _ = self._take(groups, scored, places)
+                        clock.program(_named("update", part))
                         batch = (part, part_scored, kl_coefficient)
                         total = (
                             self._updater.first(self.state, batch)
@@ -337,3 +352,9 @@ class GRPOTask:
             for b, d in enumerate(drawn)
             for g, text in enumerate(texts[b])
         ]
+
+
+def _named(what: str, groups: Groups) -> str:
+    """A program and its sizes, for `Clock.program`."""
+    windows = groups.prompts.vision.frames.shape[1]
+    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {windows} windows"

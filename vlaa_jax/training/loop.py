@@ -112,7 +112,7 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) ->
         if start < task.steps:
             task.begin()
         # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
-        clock, began = Clock(), time.perf_counter()
+        clock, began = Clock(task.programs, progress.say), time.perf_counter()
         for number in range(start + 1, task.steps + 1):
             report = task.step(number, clock)
             metrics = dict(report.metrics)

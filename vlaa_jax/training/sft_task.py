@@ -41,6 +41,7 @@ class SFTTask:
         transform, self._schedule = settings.optimizer(config, self.steps)
         self.state = create_state(model, transform, freeze_vision=config.model.freeze_vision)
         self._updater = Updater(self._loss, transform)
+        self.programs = 1
 
     @property
     def model(self) -> Qwen2_5_VL:
@@ -52,7 +53,9 @@ class SFTTask:
     def step(self, number: int, clock: Clock) -> StepReport:
         with clock.phase("data"):
             update = next(self._updates)
+        section = self.config.updates
         with clock.phase("update"):
+            clock.program(f"update of {section.rows} rows of {section.row_tokens} tokens")
             total = None
             denominator = jnp.float32(0)
             for batch in update.micro_batches:

@@ -39,6 +39,7 @@ class Task(Protocol):
       state: the policy in training; replaced by every step.
       encoder: the policy's.
       steps: length of the run.
+      programs: most different names that `step` gives to `Clock.program`.
       numbers: JSON values that must survive a resume exactly; read and written by the loop.
     """
 
@@ -46,6 +47,7 @@ class Task(Protocol):
     state: TrainState
     encoder: Encoder
     steps: int
+    programs: int
     numbers: dict[str, Any]
 
     def begin(self) -> None:
