@@ -139,10 +139,10 @@ def _demo(config: ConfigDict) -> None:
     config.objective.kl_coefficient = 1e-3
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256
-    config.optimizer.learning_rate = 5e-5
-    config.optimizer.floor = 5e-6
+    config.optimizer.learning_rate = 2.5e-5
+    config.optimizer.floor = 2.5e-6
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
-    config.evaluation.every = 20
+    config.evaluation.every = 10
     config.evaluation.records = 260
     config.evaluation.samples = 2
     config.evaluation.batch = 65

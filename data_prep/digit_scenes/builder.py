@@ -14,12 +14,12 @@ from data_prep.digit_scenes import glyphs, questions, scenes, traces
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Record, write_records
 
-VERSION = "1.3.0"
+VERSION = "1.4.0"
 
 # Each verifier gets at least two of the thirteen parts.
 _PARTS = {kind: 2.0 if kind == "describe" else 1.0 for kind in questions.KINDS}
 # Coordinates and "is it among them" are what is learnt last.
-_MORE_OF_WHAT_IS_HARD = {kind: 3.0 if kind in ("box_only", "which_appear") else 1.0 for kind in questions.KINDS}
+_MORE_OF_WHAT_IS_HARD = {kind: 3.0 if kind in ("box_only", "box_largest", "which_appear") else 1.0 for kind in questions.KINDS}
 _UNIFORM = dict.fromkeys(questions.KINDS, 1.0)
 
 
@@ -47,8 +47,8 @@ class Split:
 
 SPLITS = {
     # A policy first learns to list what it sees and to conclude from the list, then that one can also answer at once.
-    "see": Split(40_000, "train", (2, 5), scenes.PLAIN, _MORE_OF_WHAT_IS_HARD, enumerate_share=1.0),
-    "sft": Split(20_000, "train", (2, 5), scenes.PLAIN, enumerate_share=0.3),
+    "see": Split(60_000, "train", (2, 6), scenes.PLAIN, _MORE_OF_WHAT_IS_HARD, enumerate_share=1.0),
+    "sft": Split(20_000, "train", (2, 6), scenes.PLAIN, enumerate_share=0.3),
     "rl": Split(8_192, "train", (3, 7), scenes.PLAIN),
     "heldout": Split(1_300, "heldout", (3, 7), scenes.PLAIN, _PARTS),
     "harder": Split(1_300, "harder", (8, 9), scenes.STRANGE, _PARTS),

@@ -2,7 +2,8 @@
 
 A published Qwen2.5-VL starts from a tower that saw millions of pictures; a random one learns to tell digits apart much
 faster from labels of its own than through a language model. For every merged token a linear head says
-whether a digit's centre lies in it, which one, and where in the picture its box is; the head is thrown away.
+whether a digit's centre lies in it, which one, and where in the picture its box is: as numbers, and as the tens that
+the language model will have to write. The head is thrown away.
 """
 
 import dataclasses
@@ -25,6 +26,7 @@ from vlaa_jax.processing.vision_plan import VisionArrays, WindowGeometry, pad_wi
 PICTURES = 64  # of an update
 _DIGITS = (2, 6)  # least and greatest number in a picture
 _RATE, _FLOOR, _WARMUP = 2e-3, 1e-4, 0.04  # learning rates, and the share of updates that warm up
+_TENS = 17  # of a coordinate: pictures have up to 168 pixels a side
 _EMPTY = 10  # class of a token without a digit's centre; a slot without a token is -1
 
 
@@ -36,19 +38,21 @@ class Labels:
     Attributes:
       classes: `[B, S]` for each merged slot the digit whose centre it holds, 10 for none, -1 where there is no token.
       boxes: `[B, S, 4]` sides x1, y1, x2, y2 of that digit from the picture's centre, in token sides; 0 without one.
+      tens: `[B, S, 4]` the same sides in tens of pixels, rounded down; 0 without one.
     """
 
     classes: np.ndarray
     boxes: np.ndarray
+    tens: np.ndarray
 
 
 class _Detector(nnx.Module):
-    """The tower under a linear head: 10 digits, none, and four sides."""
+    """The tower under a linear head: 10 digits, none, four sides, and their tens."""
 
     def __init__(self, tower: VisionTower, seed: int):
         self.tower = tower
         width = tower.config.output_width
-        self.head = nnx.Param(jax.random.normal(jax.random.key(seed), (width, _EMPTY + 5)) * width**-0.5)
+        self.head = nnx.Param(jax.random.normal(jax.random.key(seed), (width, _EMPTY + 5 + 4 * _TENS)) * width**-0.5)
 
 
 def train_tower(model: Qwen2_5_VL, processor: ImageProcessor, *, updates: int, seed: int) -> Qwen2_5_VL:
@@ -117,16 +121,20 @@ def _optimizer(updates: int) -> optax.GradientTransformation:
 
 
 def _loss(detector: _Detector, pictures: VisionArrays, labels: Labels) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy over tokens, the rare ones with a digit counted again, and the boxes' absolute error."""
+    """Cross-entropy over tokens, the rare ones with a digit counted again; the boxes' absolute error and their tens'."""
     output = detector.tower(pictures, jnp.float32, "none") @ detector.head[...]
-    logits, sides = output[..., : _EMPTY + 1], output[..., _EMPTY + 1 :]
+    logits, sides, tens = jnp.split(output, (_EMPTY + 1, _EMPTY + 5), axis=-1)
+    tens = tens.reshape(*sides.shape, _TENS)
     token = labels.classes >= 0
     digit = token & (labels.classes < _EMPTY)
     entropy = optax.softmax_cross_entropy_with_integer_labels(logits, jnp.maximum(labels.classes, 0))
     error = jnp.abs(sides - labels.boxes).sum(-1)
-    loss = _mean(entropy, token) + 0.5 * _mean(entropy, digit) + 0.25 * _mean(error, digit)
+    written = optax.softmax_cross_entropy_with_integer_labels(tens, labels.tens).mean(-1)
+    loss = _mean(entropy, token) + 0.5 * _mean(entropy, digit) + 0.25 * (_mean(error, digit) + _mean(written, digit))
     right = _mean(logits.argmax(-1) == labels.classes, digit)
-    return loss, {"loss": loss, "digits_right": right, "off_by": _mean(error, digit) / 4}
+    tens_right = _mean((tens.argmax(-1) == labels.tens).mean(-1), digit)
+    measures = {"digits_right": right, "off_by": _mean(error, digit) / 4, "tens_right": tens_right}
+    return loss, {"loss": loss} | measures
 
 
 def _mean(values: jax.Array, where: jax.Array) -> jax.Array:
@@ -139,7 +147,8 @@ def draw_batch(
     """`PICTURES` scenes of training glyphs, with their labels."""
     windows = max(geometry.windows(processor.grid(processor.resize(size))) for size in scenes.PLAIN.sizes)
     slots = windows * geometry.window_units**2
-    plans, classes, boxes = [], np.full((PICTURES, slots), -1, np.int32), np.zeros((PICTURES, slots, 4), np.float32)
+    plans, classes = [], np.full((PICTURES, slots), -1, np.int32)
+    boxes, tens = np.zeros((PICTURES, slots, 4), np.float32), np.zeros((PICTURES, slots, 4), np.int32)
     pools = glyphs.glyphs_by_value("train")
     for row in range(PICTURES):
         values = generator.integers(0, 10, generator.integers(_DIGITS[0], _DIGITS[1] + 1))
@@ -153,6 +162,8 @@ def draw_batch(
         middle = np.tile(image.size, 2) / 2
         for glyph in scene:
             x, y = (int(c // side) for c in glyph.centre)
-            classes[row, slot[y * columns + x]] = glyph.value
-            boxes[row, slot[y * columns + x]] = (np.array(glyph.box) - middle) / side
-    return pad_windows(plans, windows), Labels(classes, boxes)
+            place = slot[y * columns + x]
+            classes[row, place] = glyph.value
+            boxes[row, place] = (np.array(glyph.box) - middle) / side
+            tens[row, place] = np.array(glyph.box) // 10
+    return pad_windows(plans, windows), Labels(classes, boxes, tens)

@@ -49,6 +49,9 @@ def test_boxes_are_squares_whose_centre_lies_in_the_token(batch):
     np.testing.assert_allclose(x2 - x1, y2 - y1, atol=1e-5)
     assert 24 / 28 - 1e-5 <= (x2 - x1).min() and (x2 - x1).max() <= 40 / 28 + 1e-5
     assert not labels.boxes[~digit].any()
+    pixels = labels.boxes[digit] * 28 + 84
+    np.testing.assert_array_equal(labels.tens[digit], np.floor((pixels + 1e-3) / 10))
+    assert not labels.tens[~digit].any() and labels.tens.max() <= 16
 
 
 def test_slots_without_a_token_have_no_class(batch):
