@@ -129,7 +129,7 @@ def _demo(config: ConfigDict) -> None:
 
 def _see(config: ConfigDict) -> None:
     """Every trace lists the digits; the checkpoint is what `python -m data_prep digit-policy` wrote."""
-    config.steps = 5500
+    config.steps = 3600
     config.data.train = "demo:see"
     config.optimizer.learning_rate = 1.5e-3
     config.optimizer.floor = 1e-4

@@ -14,7 +14,7 @@ from data_prep.digit_scenes import glyphs, questions, scenes, traces
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Record, write_records
 
-VERSION = "1.4.0"
+VERSION = "1.5.0"
 
 # Each verifier gets at least two of the thirteen parts.
 _PARTS = {kind: 2.0 if kind == "describe" else 1.0 for kind in questions.KINDS}
@@ -35,6 +35,7 @@ class Split:
       kinds: relative weight of each kind of question; a kind left out does not occur.
       enumerate_share: share of records whose trace lists the digits before it answers, the others answer at once. None:
         no traces, only questions and answers.
+      locate_share: share of such lists, in questions on boxes, that give every digit's box.
     """
 
     records: int
@@ -43,11 +44,12 @@ class Split:
     look: scenes.Look
     kinds: Mapping[str, float] = dataclasses.field(default_factory=lambda: dict(_UNIFORM))
     enumerate_share: float | None = None
+    locate_share: float = 0.0
 
 
 SPLITS = {
     # A policy first learns to list what it sees and to conclude from the list, then that one can also answer at once.
-    "see": Split(60_000, "train", (2, 6), scenes.PLAIN, _MORE_OF_WHAT_IS_HARD, enumerate_share=1.0),
+    "see": Split(60_000, "train", (2, 6), scenes.PLAIN, _MORE_OF_WHAT_IS_HARD, enumerate_share=1.0, locate_share=0.5),
     "sft": Split(20_000, "train", (2, 6), scenes.PLAIN, enumerate_share=0.3),
     "rl": Split(8_192, "train", (3, 7), scenes.PLAIN),
     "heldout": Split(1_300, "heldout", (3, 7), scenes.PLAIN, _PARTS),
@@ -126,6 +128,8 @@ def _draw_record(name: str, split: Split, kind: str, turn: int, generator: np.ra
     trace = ""
     if split.enumerate_share is not None:
         style = "enumerate" if generator.uniform() < split.enumerate_share else "direct"
+        if style == "enumerate" and question.box_space and generator.uniform() < split.locate_share:
+            style = "locate"
         metadata["style"] = style
         trace = traces.write_trace(style, kind, question, pictures)
     return Record(

@@ -15,11 +15,8 @@ from vlaa_jax.errors import InputError
 # The picture in 3 x 3 equal cells, in reading order: one word each, so one token.
 PLACES = ("northwest", "north", "northeast", "west", "centre", "east", "southwest", "south", "southeast")
 
-_MINIMUM_SIDE = 24
+_MINIMUM_SIDE = 32
 _MAXIMUM_SIDE = 40
-_FILL = 0.34  # largest share of the area under tiles: placing at random nearly always succeeds below it
-# Pixels between a glyph's centre and the border of its cell, before rounding: place words are not a coin toss.
-_CELL_MARGIN = 2.5
 _JPEG_QUALITY = 90
 _GREY_PER_LEVEL = 15
 _TINT = 30  # grey levels that red and blue gain from the middle to the border
@@ -92,7 +89,7 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
     Raises:
       InputError: no size of `look` has room for so many glyphs.
     """
-    sizes = [(w, h) for w, h in look.sizes if len(indices) * _MINIMUM_SIDE**2 <= _FILL * w * h]
+    sizes = [size for size in look.sizes if _largest_side(size) >= _MINIMUM_SIDE]
     if not sizes or len(indices) > len(PLACES):
         raise InputError(f"a scene of {len(indices)} digits: {len(PLACES)} at most, and no more than {look.sizes} hold")
     size = sizes[generator.integers(len(sizes))]
@@ -118,28 +115,20 @@ def compose(generator: np.random.Generator, indices: list[int], look: Look) -> t
 
 
 def _place(generator: np.random.Generator, count: int, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """Square tiles without overlap, each with its centre in a cell of its own; starts again when one finds no room."""
-    width, height = size
-    largest = min(_MAXIMUM_SIDE, math.isqrt(int(_FILL * width * height / count)))
+    """Square tiles, each inside a cell of its own."""
     cell = np.asarray(size) / 3
-    while True:
-        boxes: list[tuple[int, int, int, int]] = []
-        cells = generator.permutation(len(PLACES))[:count].tolist()
-        for side, place in zip(generator.integers(_MINIMUM_SIDE, largest + 1, count).tolist(), cells, strict=True):
-            first = np.array([place % 3, place // 3]) * cell
-            centres = generator.uniform(first + _CELL_MARGIN, first + cell - _CELL_MARGIN, (16, 2))
-            corners = np.floor(centres - side / 2).astype(int)
-            x, y = corners.T
-            fits = (x >= 0) & (y >= 0) & (x + side <= width) & (y + side <= height)
-            for x1, y1, x2, y2 in boxes:
-                fits &= (x + side <= x1) | (x >= x2) | (y + side <= y1) | (y >= y2)
-            chosen = int(np.argmax(fits))
-            if not fits[chosen]:
-                break
-            x, y = corners[chosen].tolist()
-            boxes.append((x, y, x + side, y + side))
-        else:
-            return boxes
+    boxes = []
+    for place in generator.permutation(len(PLACES))[:count].tolist():
+        side = int(generator.integers(_MINIMUM_SIDE, _largest_side(size) + 1))
+        column_and_row = np.array([place % 3, place // 3])
+        first, last = np.ceil(column_and_row * cell), np.floor((column_and_row + 1) * cell) - side
+        x, y = generator.integers(first.astype(int), last.astype(int) + 1).tolist()
+        boxes.append((x, y, x + side, y + side))
+    return boxes
+
+
+def _largest_side(size: tuple[int, int]) -> int:
+    return min(_MAXIMUM_SIDE, min(size) // 3 - 1)  # a cell need not begin on a pixel
 
 
 def _upscale(generator: np.random.Generator, index: int, side: int) -> np.ndarray:

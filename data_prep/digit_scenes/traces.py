@@ -4,8 +4,9 @@ The `enumerate` style goes through the digits in reading order, first the place,
 next" and to read "what is there" are two small things; at once they are hard), and computes the answer in small steps.
 What a step looks up always stands behind the word that it is found by: the digit behind its place, the option behind
 its letter. A policy as small as the demo's does not learn to look the other way ("4 is C" stayed at chance), so a step
-goes through the list and says yes or no to each. Every line can be checked against the scene; `check_trace` does so
-for text that a policy wrote.
+goes through the list and says yes or no to each. The `locate` style says of every listed digit where its box is, so that
+a policy learns to read boxes from the picture; `enumerate` does so for the one digit that a question asks for. Every line
+can be checked against the scene; `check_trace` does so for text that a policy wrote.
 """
 
 import collections
@@ -15,21 +16,23 @@ from collections.abc import Callable, Iterable, Sequence
 
 from data_prep.digit_scenes import questions, scenes
 from vlaa_jax.processing.records import Record
+from vlaa_jax.rewards.box import Box, intersection_over_union
 
-STYLES = ("direct", "enumerate")
+STYLES = ("direct", "enumerate", "locate")
 DIRECT = "I can answer at once."
 
 _Pictures = Sequence[Sequence[scenes.Glyph]]
 _COMPARISONS = {">": operator.gt, "<": operator.lt, "=": operator.eq}
 _PICTURE_NAMES = ("first", "second")
 _EMPTY = "empty"
+_SAME_BOX = 0.5  # least intersection over union
 
 
 def write_trace(style: str, kind: str, question: questions.Question, pictures: _Pictures) -> str:
     """The text between the think tags in one of `STYLES`.
 
     Args:
-      style: `direct` says nothing about the picture; `enumerate` lists it first.
+      style: `direct` says nothing about the picture; `enumerate` lists it first, `locate` with boxes.
       kind: name in `questions.KINDS`.
       question: what is asked.
       pictures: for each picture, its glyphs in reading order.
@@ -37,12 +40,20 @@ def write_trace(style: str, kind: str, question: questions.Question, pictures: _
     if style == "direct":
         return DIRECT
     lines = [
-        f"{_picture_prefix(number, pictures)}{glyph.place} {glyph.value}"
+        f"{_picture_prefix(number, pictures)}{_located(glyph) if style == 'locate' else _listed(glyph)}"
         for number, picture in enumerate(pictures, 1)
         for glyph in picture
     ]
     lines += _conclusions(kind, question, pictures)
     return "\n".join(f"Step {step}: {line}" for step, line in enumerate(lines, 1))
+
+
+def _listed(glyph: scenes.Glyph) -> str:
+    return f"{glyph.place} {glyph.value}"
+
+
+def _located(glyph: scenes.Glyph) -> str:
+    return f"{_listed(glyph)} {questions.format_box(glyph.box)}"
 
 
 def _picture_prefix(number: int, pictures: _Pictures) -> str:
@@ -107,10 +118,10 @@ def _options(question: questions.Question, text: Callable[[str], str] = str) -> 
 
 
 def _search(value: int, picture: Sequence[scenes.Glyph]) -> str:
-    """Goes through the places until it has found the digit: `find 7: northwest 3 no, west 7 yes`."""
-    before = [glyph.value for glyph in picture].index(value)
-    items = [f"{glyph.place} {glyph.value}" for glyph in picture[: before + 1]]
-    return f"find {value}: {_verdicts(items, [False] * before + [True])}"
+    """Goes through the places until it has found the digit: `find 7: northwest 3 no, west 7 [84,50,115,92]`."""
+    found = [glyph.value for glyph in picture].index(value)
+    before = [f"{_listed(glyph)} no" for glyph in picture[:found]]
+    return f"find {value}: {', '.join([*before, _located(picture[found])])}"
 
 
 def _running_sum(values: list[int], prefix: str) -> list[str]:
@@ -147,6 +158,7 @@ class _SceneFacts:
     def __init__(self, record: Record):
         pictures = [[scenes.Glyph.from_json(entry) for entry in picture] for picture in record.metadata["glyphs"]]
         self._record = record
+        self._pictures = pictures
         self._values = [[glyph.value for glyph in picture] for picture in pictures]
         self._places = [[(glyph.value, glyph.place) for glyph in picture] for picture in pictures]
         self._unlisted = [collections.Counter(places) for places in self._places]
@@ -164,6 +176,14 @@ class _SceneFacts:
 
     def _listed(self, picture: int, place: str, value: str) -> bool:
         return _take(self._unlisted[picture], (int(value), place))
+
+    def _located(self, picture: int, place: str, value: str, *sides: str) -> bool:
+        """A digit not yet listed whose box is about this one."""
+        here = any(
+            (glyph.place, glyph.value) == (place, int(value)) and _overlap(glyph.box, sides) >= _SAME_BOX
+            for glyph in self._pictures[picture]
+        )
+        return here and self._listed(picture, place, value)
 
     def _equal(self, picture: int, value: str, verdicts: str) -> bool:
         return self._judged(picture, verdicts, lambda x: x == int(value))
@@ -207,13 +227,16 @@ class _SceneFacts:
         values = self._values[picture]
         return (int(larger), int(smaller)) == (max(values), min(values)) and int(larger) - int(smaller) == int(result)
 
-    def _found(self, picture: int, value: str, verdicts: str) -> bool:
-        """Places with their digits, none twice; only the last is the digit, and it is there once."""
-        *others, last = verdicts.split(", ")
-        places = [(v, place) for v, place in self._places[picture] if v != int(value)]
-        left = collections.Counter(f"{place} {v} no" for v, place in places)
-        found = [f"{place} {v} yes" for v, place in self._places[picture] if v == int(value)]
-        return all(_take(left, item) for item in others) and found == [last]
+    def _found(self, picture: int, value: str, others: str, place: str, found: str, *sides: str) -> bool:
+        """Places with other digits, none twice, and then the digit, which is there once."""
+        left = collections.Counter(f"{place} {v}" for v, place in self._places[picture] if v != int(value))
+        right = [glyph for glyph in self._pictures[picture] if glyph.value == int(value)]
+        return (
+            all(_take(left, item) for item in others.split(" no, ")[:-1])
+            and found == value
+            and [glyph.place for glyph in right] == [place]
+            and _overlap(right[0].box, sides) >= _SAME_BOX
+        )
 
     def _compare(self, picture: int, first: str, sign: str, second: str) -> bool:
         sums = [sum(values) for values in self._values]
@@ -234,6 +257,10 @@ class _SceneFacts:
         return text == expected and right == (verdict == "yes")
 
 
+def _overlap(box: Sequence[int], sides: Sequence[str]) -> float:
+    return intersection_over_union(Box(*box, "pixels"), Box(*map(int, sides), "pixels"))
+
+
 def _take(counter: collections.Counter, item: object) -> bool:
     """Takes one `item` out of `counter`; False if none is left."""
     if not counter[item]:
@@ -242,9 +269,11 @@ def _take(counter: collections.Counter, item: object) -> bool:
     return True
 
 
+_BOX = r"\[(\d+),(\d+),(\d+),(\d+)\]"
 _VERDICTS = r"(?:\d (?:yes|no)(?:, |$))+"
 _CHECKS: tuple[tuple[str, Callable[..., bool]], ...] = (
     (rf"({_PLACE}) (\d)", _SceneFacts._listed),
+    (rf"({_PLACE}) (\d) {_BOX}", _SceneFacts._located),
     (rf"equal to (\d): ({_VERDICTS})", _SceneFacts._equal),
     (rf"above (\d): ({_VERDICTS})", _SceneFacts._above),
     (rf"even: ({_VERDICTS})", _SceneFacts._even),
@@ -254,7 +283,7 @@ _CHECKS: tuple[tuple[str, Callable[..., bool]], ...] = (
     (r"largest (\d)", _SceneFacts._largest),
     (r"smallest (\d)", _SceneFacts._smallest),
     (r"(\d)-(\d)=(\d)", _SceneFacts._difference),
-    (rf"find (\d): ((?:(?:{_PLACE}) \d (?:yes|no)(?:, |$))+)", _SceneFacts._found),
+    (rf"find (\d): ((?:(?:{_PLACE}) \d no, )*)({_PLACE}) (\d) {_BOX}", _SceneFacts._found),
     (r"([A-D]) (.+) (yes|no)", _SceneFacts._option),
     (r"(\d+)([><=])(\d+)", _SceneFacts._compare),
     (r"(\d+) digits", _SceneFacts._digits),

@@ -26,7 +26,9 @@ def record(kind="sum", verifier="math", answer="19", choices=(), value=None, pic
 
 
 def test_traces_of_every_kind_are_true_and_numbered():
-    split = dataclasses.replace(builder.SPLITS["sft"], records=360, digits=(2, 9), enumerate_share=1.0)
+    split = dataclasses.replace(
+        builder.SPLITS["sft"], records=360, digits=(2, 9), enumerate_share=1.0, locate_share=0.5
+    )
     kinds = set()
     for example in builder.draw_split("traces", split, 0):
         lines = example.trace.split("\n")
@@ -36,10 +38,12 @@ def test_traces_of_every_kind_are_true_and_numbered():
         # The digits come first, in reading order; something is concluded from them.
         glyphs = list(itertools.chain.from_iterable(example.metadata["glyphs"]))
         for glyph, line in zip(glyphs, lines, strict=False):
-            assert line.endswith(f" {glyph['place']} {glyph['value']}")
+            box = " " + str(glyph["box"]).replace(" ", "") if example.metadata["style"] == "locate" else ""
+            assert line.endswith(f" {glyph['place']} {glyph['value']}{box}")
         assert len(lines) > len(glyphs)
-        kinds.add(example.metadata["kind"])
-    assert len(kinds) == 12
+        kinds.add((example.metadata["kind"], example.metadata["style"]))
+    assert {kind for kind, style in kinds if style == "locate"} == {"box_only", "box_largest"}
+    assert len(kinds) == 12 + 2
 
 
 def test_the_last_steps_lead_to_the_answer():
@@ -58,8 +62,9 @@ def test_the_last_steps_lead_to_the_answer():
                 assert re.findall(r": ([A-D]) .*yes", example.trace) == example.answer.split(",")
             case "box_only" | "box_largest":
                 box = json.loads(example.answer)
-                (place,) = (glyph["place"] for glyph in example.metadata["glyphs"][0] if glyph["box"] == box)
-                assert re.search(rf"find \d: .*{place} \d yes$", last)
+                (glyph,) = (glyph for glyph in example.metadata["glyphs"][0] if glyph["box"] == box)
+                assert last.startswith(f"find {glyph['value']}: ")
+                assert last.endswith(f"{glyph['place']} {glyph['value']} {example.answer}")
 
 
 def test_a_direct_trace_has_no_steps():
@@ -111,10 +116,6 @@ def test_conclusions():
     assert check(record(), "0 of 3", "1 of 3", "0 of 4") == [True, False, False]
     assert check(record(), "largest 9", "smallest 3", "9-3=6") == [True, True, True]
     assert check(record(), "largest 7", "smallest 7", "9-7=2", "9-3=5") == [False] * 4
-    found = ["find 3: northwest 7 no, northwest 9 no, centre 3 yes", "find 7: northwest 7 yes"]
-    assert check(record(), *found, "find 3: centre 3 yes") == [True] * 3
-    wrong = ["find 3: northwest 3 yes", "find 3: northwest 7 no", "find 3: northwest 7 yes, centre 3 yes"]
-    assert check(record(), *wrong, "find 3: northwest 7 no, northwest 7 no, centre 3 yes") == [False] * 4
     assert check(record(), "3 digits", "4 digits") == [True, False]
     options = record("which_appear", "mcq", "A", choices=("7", "8"))
     assert check(options, "A 7 yes", "B 8 no") == [True, True]
@@ -122,6 +123,29 @@ def test_conclusions():
     places = record("position", "mcq", "B", choices=("northwest", "centre", "east"), value=3)
     assert check(places, "A northwest 7 no", "B centre 3 yes", "C east empty no") == [True] * 3
     assert check(places, "A northwest 7 yes", "B centre 7 yes", "C east 3 no", "B centre yes") == [False] * 4
+
+
+def test_boxes():
+    """Those of the record are [0,0,30,30], [1,0,30,30] and [2,0,30,30]; half of one in common is enough."""
+    assert check(record(), "northwest 7 [0,0,30,30]", "northwest 9 [1,0,16,30]", "centre 3 [2,0,15,30]") == [
+        True, True, False,
+    ]  # fmt: skip
+    assert check(record(), "centre 7 [0,0,30,30]", "centre 3 [30,30,2,0]", "centre 3 [2,0,30]") == [False, False, None]
+    assert check(record(), "centre 3 [2,0,30,30]", "centre 3") == [True, False]  # listed once
+    found = ["find 3: northwest 7 no, northwest 9 no, centre 3 [2,0,30,30]", "find 7: northwest 7 [0,0,30,30]"]
+    assert check(record(), *found, "find 3: centre 3 [3,0,30,30]") == [True] * 3
+    wrong = [
+        "find 3: northwest 3 [2,0,30,30]",
+        "find 3: northwest 7 [2,0,30,30]",
+        "find 7: centre 3 [2,0,30,30]",
+        "find 3: northwest 3 no, centre 3 [2,0,30,30]",
+        "find 3: northwest 7 no, northwest 7 no, centre 3 [2,0,30,30]",
+        "find 3: northwest 7 no, centre 3 [40,40,60,60]",
+    ]
+    assert check(record(), *wrong) == [False] * len(wrong)
+    twins = record(pictures=[[(7, "west"), (7, "centre")]])
+    assert check(twins, "find 7: west 7 [0,0,30,30]") == [False]
+    assert check(record(), "find 3: centre 3 yes", "find 3: northwest 7 no") == [None, None]
 
 
 def test_unknown_forms_are_none_and_other_lines_are_left_out():

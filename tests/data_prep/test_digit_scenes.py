@@ -132,15 +132,14 @@ def test_tiles_lie_inside_apart_and_in_their_cells(all_records):
             for glyph in picture:
                 x1, y1, x2, y2 = glyph.box
                 assert 0 <= x1 and x2 <= image.width and 0 <= y1 and y2 <= image.height
-                assert x2 - x1 == y2 - y1 and 24 <= x2 - x1 <= 40
+                assert x2 - x1 == y2 - y1 and 32 <= x2 - x1 <= 40
                 words = {(0, 0): "northwest", (0, 1): "north", (0, 2): "northeast", (1, 0): "west", (1, 1): "centre"}
                 words |= {(1, 2): "east", (2, 0): "southwest", (2, 1): "south", (2, 2): "southeast"}
                 row, column = int((y1 + y2) / 2 * 3 // image.height), int((x1 + x2) / 2 * 3 // image.width)
                 assert glyph.place == words[row, column]
-                # No place word hangs on a pixel.
-                for x, y in itertools.product((-1, 1), (-1, 1)):
-                    moved = ((x1 + x2) / 2 + x, (y1 + y2) / 2 + y)
-                    assert scenes.place_of(moved, image.size) == glyph.place
+                # No place word hangs on a pixel: the whole tile lies in the cell.
+                for corner in itertools.product((x1, x2 - 1), (y1, y2 - 1)):
+                    assert scenes.place_of(corner, image.size) == glyph.place
             for a, b in itertools.combinations(picture, 2):
                 assert a.box[2] <= b.box[0] or b.box[2] <= a.box[0] or a.box[3] <= b.box[1] or b.box[3] <= a.box[1]
 
@@ -292,6 +291,8 @@ def test_weights_of_kinds_and_share_of_styles_are_parameters():
     records = list(builder.draw_split("sft", split, 0))
     assert collections.Counter(r.metadata["kind"] for r in records) == {"sum": 30, "box_only": 10}
     assert {r.metadata["style"] for r in records} == {"enumerate"}
+    located = list(builder.draw_split("sft", dataclasses.replace(split, locate_share=1.0), 0))
+    assert all((r.metadata["style"] == "locate") == (r.verifier == "iou") for r in located)
     for kinds in ({"sums": 1}, {"sum": -1, "range": 2}, {"sum": 0}):
         with pytest.raises(InputError, match="kinds of a split"):
             list(builder.draw_split("sft", dataclasses.replace(split, kinds=kinds), 0))
