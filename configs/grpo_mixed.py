@@ -140,8 +140,8 @@ def _demo(config: ConfigDict) -> None:
     config.objective.kl_coefficient = 0.05
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256
-    config.optimizer.learning_rate = 2e-5
-    config.optimizer.floor = 2e-6
+    config.optimizer.learning_rate = 3e-5
+    config.optimizer.floor = 3e-6
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 10
     config.evaluation.records = 260
