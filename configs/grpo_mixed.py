@@ -136,7 +136,7 @@ def _demo(config: ConfigDict) -> None:
     config.updates.completions = 256
     config.updates.micro_batch = 8
     config.updates.completion_buckets = (32, 64, 96, 128, 192)
-    # Adam makes full steps of pure noise too: without this pull the style of answering wanders off under shuffled rewards.
+    # Adam makes full steps of pure noise too: without this pull the style of answering drifts under shuffled rewards.
     config.objective.kl_coefficient = 0.05
     config.objective.kl_target = 0.0
     config.objective.kl_horizon = 5 * 256

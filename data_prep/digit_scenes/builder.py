@@ -19,7 +19,8 @@ VERSION = "1.5.0"
 # Each verifier gets at least two of the thirteen parts.
 _PARTS = {kind: 2.0 if kind == "describe" else 1.0 for kind in questions.KINDS}
 # Coordinates and "is it among them" are what is learnt last.
-_MORE_OF_WHAT_IS_HARD = {kind: 3.0 if kind in ("box_only", "box_largest", "which_appear") else 1.0 for kind in questions.KINDS}
+_HARD = ("box_only", "box_largest", "which_appear")
+_MORE_OF_WHAT_IS_HARD = {kind: 3.0 if kind in _HARD else 1.0 for kind in questions.KINDS}
 _UNIFORM = dict.fromkeys(questions.KINDS, 1.0)
 
 

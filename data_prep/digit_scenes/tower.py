@@ -121,7 +121,7 @@ def _optimizer(updates: int) -> optax.GradientTransformation:
 
 
 def _loss(detector: _Detector, pictures: VisionArrays, labels: Labels) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Cross-entropy over tokens, the rare ones with a digit counted again; the boxes' absolute error and their tens'."""
+    """Cross-entropy over tokens, the rare ones with a digit counted again; absolute error and tens of the boxes."""
     output = detector.tower(pictures, jnp.float32, "none") @ detector.head[...]
     logits, sides, tens = jnp.split(output, (_EMPTY + 1, _EMPTY + 5), axis=-1)
     tens = tens.reshape(*sides.shape, _TENS)

@@ -4,9 +4,9 @@ The `enumerate` style goes through the digits in reading order, first the place,
 next" and to read "what is there" are two small things; at once they are hard), and computes the answer in small steps.
 What a step looks up always stands behind the word that it is found by: the digit behind its place, the option behind
 its letter. A policy as small as the demo's does not learn to look the other way ("4 is C" stayed at chance), so a step
-goes through the list and says yes or no to each. The `locate` style says of every listed digit where its box is, so that
-a policy learns to read boxes from the picture; `enumerate` does so for the one digit that a question asks for. Every line
-can be checked against the scene; `check_trace` does so for text that a policy wrote.
+goes through the list and says yes or no to each. `enumerate` gives the box of the one digit that a question asks for,
+the `locate` style that of every listed digit, so that a policy learns to read boxes from the picture. Every line can be
+checked against the scene; `check_trace` does so for text that a policy wrote.
 """
 
 import collections
