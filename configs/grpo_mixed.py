@@ -145,7 +145,7 @@ def _demo(config: ConfigDict) -> None:
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 10
     config.evaluation.records = 260
-    config.evaluation.samples = 2
+    config.evaluation.samples = 1
     config.evaluation.batch = 65
     config.checkpoint.every = 20
 
