@@ -9,6 +9,7 @@ import pytest
 import tiny
 
 from vlaa_jax.objectives.sft import sft_loss_denominator
+from vlaa_jax.training import sft_data
 from vlaa_jax.training.loop import train
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
 from vlaa_jax.training.sft_task import SFTTask
@@ -64,13 +65,16 @@ def accumulate(task, update):
     return float(total.loss), float(denominator), total.gradient
 
 
-def test_packing_changes_neither_loss_nor_gradient(packed, folder):
+def test_packing_changes_neither_loss_nor_gradient(packed, folder, monkeypatch):
+    together = packed._data.update(0)
+    assert max(int(rows.segments.max()) for rows, _ in together.micro_batches) > 1
+    monkeypatch.setattr(sft_data, "assign_rows", lambda lengths, *_, **__: [[place] for place in range(len(lengths))])
     index = packed._data._index
     longest = int((index.prompt + index.completion).max())
     alone = SFTTask(tiny.config("sft", folder, updates__row_tokens=longest, updates__rows=5, updates__row_windows=8))
     update = alone._data.update(0)
     assert all(int(rows.segments.max()) == 1 for rows, _ in update.micro_batches)
-    loss, denominator, gradient = accumulate(packed, packed._data.update(0))
+    loss, denominator, gradient = accumulate(packed, together)
     loss_alone, denominator_alone, gradient_alone = accumulate(alone, update)
     assert denominator == denominator_alone
     np.testing.assert_allclose(loss, loss_alone, rtol=1e-5)
