@@ -192,7 +192,7 @@ def test_without_a_penalty_there_is_no_reference(folder):
     assert task._reference is None
     metrics: dict = {}
     task._control_kl(metrics, 8)
-    assert metrics == {} and task.numbers["kl_coefficient"] == 1e-3
+    assert metrics == {} and task.numbers["kl_coefficient"] == task.config.objective.kl_coefficient
 
 
 @pytest.mark.parametrize(
