@@ -15,7 +15,7 @@ _SEED = 0  # of the shards: another seed of a run means other draws, not other d
 
 def resolve(config: ConfigDict) -> ConfigDict:
     """A copy of the config with the demo's names replaced by paths; what is missing is built in the cache folder."""
-    config = ConfigDict(config)
+    config = config.copy_and_resolve_references()  # ConfigDict(config) would share the sections
     with config.unlocked():
         for field in ("train", "evaluation"):
             config.data[field] = data(config.data[field])
