@@ -1,8 +1,8 @@
 """The demo's names in a config: resolved in a copy, so that the run folder records what the user typed."""
 
 import pytest
+from tiny import grpo_mixed
 
-from configs import grpo_mixed
 from data_prep.digit_scenes import demo
 
 pytestmark = pytest.mark.quick
