@@ -4,8 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
+from kernels import draw as draw_all
 
-from vlaa_jax.models.attention import Causal, Segments, SharedPrompt, attend, attention, merge
+from vlaa_jax.models import attention as attention_module
+from vlaa_jax.models.attention import Causal, Mask, Segments, SharedPrompt, attend, attention, merge
 
 
 def draw(shape, seed):
@@ -105,3 +108,48 @@ def test_merge_is_attention_to_the_union():
     # A part that sees nothing changes nothing.
     blind = attend(q, k[:, :3], v[:, :3], jnp.zeros((5, 3), bool))
     np.testing.assert_allclose(merge(parts[1], blind), parts[1][0], atol=1e-6)
+
+
+def rows_of_presets() -> list[Mask]:
+    """Every mask and length of the `3b` presets, but for the windows of the vision tower."""
+    recipe, sft = tiny.grpo_mixed.get_config("3b"), tiny.sft.get_config("3b")
+    ones = lambda length: jnp.ones((1, length), jnp.int32)  # noqa: E731
+    rows = [Causal(ones(sft.updates.row_tokens)), Segments(ones(sft.updates.row_windows * 64))]
+    rows += [Segments(ones(windows * 64)) for windows in recipe.rollout.window_buckets]
+    for prompt in recipe.rollout.prompt_buckets:
+        rows.append(Causal(ones(prompt)))
+        for completion in recipe.updates.completion_buckets:
+            length = prompt + recipe.rollout.group_size * completion
+            rows.append(SharedPrompt(ones(length) > 0, prompt, completion))
+    return rows
+
+
+def kernel_of(mask: Mask) -> str:
+    """Which implementation a program for the current platform gets."""
+    rows, length = jax.tree.leaves(mask)[0].shape
+    arrays = draw_all(rows, length, heads=2, shared=1, width=16)
+    text = str(jax.make_jaxpr(lambda *arrays: attention(*arrays, mask))(*arrays))  # a new function: traces are kept
+    return "splash" if "splash_mha_fwd" in text else "triton" if "mha_forward" in text else "reference"
+
+
+@pytest.mark.parametrize("platform, expected", [("tpu", "splash"), ("gpu", "triton"), ("cpu", "reference")])
+def test_every_row_of_the_presets_reaches_the_platforms_kernel(platform, expected, monkeypatch):
+    monkeypatch.setattr(attention_module, "platform", lambda: platform)
+    rows = rows_of_presets()
+    assert len(rows) == 22
+    for mask in rows:
+        without = platform == "gpu" and isinstance(mask, SharedPrompt)
+        assert kernel_of(mask) == ("reference" if without else expected)
+
+
+def test_what_the_kernels_are_not_for(monkeypatch):
+    ones = jnp.ones((3, 64), jnp.int32)
+    for platform in ("tpu", "gpu"):
+        monkeypatch.setattr(attention_module, "platform", lambda name=platform: name)
+        assert kernel_of(Segments(ones)) == "reference"  # windows
+        assert kernel_of(Causal(ones)) == "reference"
+        # Completions of 96 tokens: their starts are not found by bit operations.
+        assert kernel_of(SharedPrompt(jnp.ones((1, 448), bool), 256, 96)) == "reference"
+    monkeypatch.setattr(attention_module, "platform", lambda: "tpu")
+    assert kernel_of(SharedPrompt(jnp.ones((1, 448), bool), 256, 64)) == "splash"
+    assert kernel_of(Causal(jnp.ones((1, 300), jnp.int32))) == "splash"  # not a multiple of a block

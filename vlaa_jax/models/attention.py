@@ -1,9 +1,14 @@
-"""Attention with masks that say what they mean. `xla` is the reference implementation and runs everywhere."""
+"""Attention with masks that say what they mean: a reference in plain products, and the platforms' fused kernels."""
 
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from vlaa_jax.models import gpu_attention, splash
+from vlaa_jax.models.layers import ATTENTION
+from vlaa_jax.sharding import platform
 
 # A fully masked query then gets uniform weights instead of NaN; its output is never read.
 _MASKED = -1e30
@@ -68,7 +73,7 @@ Mask = Causal | Segments | SharedPrompt
 
 
 def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask) -> jax.Array:
-    """Scaled dot-product attention with grouped queries.
+    """Scaled dot-product attention with grouped queries, by the fastest implementation that the shapes allow.
 
     Args:
       queries: `[B, T, N, H]`.
@@ -79,6 +84,43 @@ def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask
     Returns:
       `[B, T, N, H]` in the queries' dtype; scores and softmax are float32.
     """
+    length = queries.shape[1]
+    # Short rows (the windows of the vision tower) are batched plain products everywhere.
+    match platform(), mask:
+        case "tpu", SharedPrompt() if splash.fits(length, mask.completion):
+            return splash_attention(queries, keys, values, mask)
+        case "tpu", Causal() | Segments() if splash.fits(length):
+            return splash_attention(queries, keys, values, mask)
+        case "gpu", Causal() | Segments() if gpu_attention.fits(length):
+            out = fused_gpu_attention(queries, keys, values, mask)
+        case _:
+            out = reference_attention(queries, keys, values, mask)
+    return checkpoint_name(out, ATTENTION)
+
+
+def splash_attention(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask, *, interpret: bool = False
+) -> jax.Array:
+    """`attention` by the TPU kernel; `interpret` runs it anywhere, slowly. It names what `jax.checkpoint` may save."""
+    match mask:
+        case Causal(segments):
+            return splash.causal(queries, keys, values, segments, interpret)
+        case Segments(segments):
+            return splash.whole(queries, keys, values, segments, interpret)
+        case SharedPrompt(valid, prompt, completion):
+            return splash.shared_prompt(queries, keys, values, valid, prompt, completion, interpret)
+
+
+def fused_gpu_attention(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Causal | Segments, *, interpret: bool = False
+) -> jax.Array:
+    """`attention` by the GPU kernel; `interpret` runs it anywhere, slowly."""
+    kernel = gpu_attention.causal if isinstance(mask, Causal) else gpu_attention.whole
+    return kernel(queries, keys, values, mask.segments, interpret)
+
+
+def reference_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask) -> jax.Array:
+    """`attention` in plain products."""
     if isinstance(mask, SharedPrompt):
         return _shared_prompt(queries, keys, values, mask)
     by_head = _split_heads(queries, keys.shape[2])
@@ -94,7 +136,7 @@ def _shared_prompt(queries: jax.Array, keys: jax.Array, values: jax.Array, mask:
     length, shared, repeats = mask.completion, keys.shape[2], heads // keys.shape[2]
     (q_prompt, q), (k_prompt, k), (v_prompt, v) = (jnp.split(x, [mask.prompt], axis=1) for x in (queries, keys, values))
     valid_prompt, valid = jnp.split(mask.valid, [mask.prompt], axis=1)
-    prompt = attention(q_prompt, k_prompt, v_prompt, Causal(valid_prompt.astype(jnp.int32)))
+    prompt = reference_attention(q_prompt, k_prompt, v_prompt, Causal(valid_prompt.astype(jnp.int32)))
 
     # All completions of a prompt read its keys in one product, and each its own.
     to_prompt, to_prompt_lse = attend(

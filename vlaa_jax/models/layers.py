@@ -1,15 +1,31 @@
 """What both transformers share: initialisers, normalisation, and what a layer saves for its backward pass."""
 
+import functools
 import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+ATTENTION = "attention"  # how the attention's output and its log-sum-exp are named, for `jax.checkpoint`
+
+_policies = jax.checkpoint_policies
+_save_attention = _policies.save_only_these_names(ATTENTION)
+# A layer runs in a scan, whose backward loop cannot share values with the forward one: nothing has to prevent it.
+_checkpoint = functools.partial(jax.checkpoint, prevent_cse=False)
+
+# What a layer keeps for its backward pass. Bytes are those of a token of the 3B model in bfloat16, a layer.
 REMAT_POLICIES = {
-    # Saves the input of each layer; everything else is computed again in the backward pass.
-    "layer": jax.checkpoint,
-    # Saves everything: fastest where memory is plenty.
+    # Its input, 4 kB; everything else is computed again in the backward pass.
+    "layer": _checkpoint,
+    # Also the attention's output, 8 kB in all: the TPU kernel does not run again.
+    "attention": functools.partial(_checkpoint, policy=_save_attention),
+    # Also the results of its products with weights, 61 kB in all: only norms and element-wise steps run again.
+    "products": functools.partial(
+        _checkpoint,
+        policy=_policies.save_from_both_policies(_save_attention, _policies.dots_with_no_batch_dims_saveable),
+    ),
+    # Everything, and with it every gathered weight: for one device, or a small model.
     "none": lambda step: step,
 }
 

@@ -11,6 +11,8 @@ from typing import Self
 import jax
 import jax.numpy as jnp
 
+from vlaa_jax.sharding import max_rows, sum_rows
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +25,10 @@ class WeightedSum:
     def merge(self, other: Self) -> Self:
         return dataclasses.replace(self, total=self.total + other.total, weight=self.weight + other.weight)
 
+    def of_all_rows(self) -> Self:
+        """Inside `sharding.over_rows`: what all chips have together."""
+        return dataclasses.replace(self, total=sum_rows(self.total), weight=sum_rows(self.weight))
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +39,9 @@ class Maximum:
 
     def merge(self, other: Self) -> Self:
         return dataclasses.replace(self, value=jnp.maximum(self.value, other.value))
+
+    def of_all_rows(self) -> Self:
+        return dataclasses.replace(self, value=max_rows(self.value))
 
 
 Metrics = dict[str, WeightedSum | Maximum]

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.sharding import gather
 
 
 def token_log_probabilities(
@@ -44,11 +45,12 @@ def token_log_probabilities(
         raise InputError(f"temperature is {temperature}; a temperature above 0 was expected.")
     if chunk < 1:
         raise InputError(f"chunk is {chunk}; at least one token was expected.")
-    if states.shape[:-1] != targets.shape or states.shape[-1] != head.shape[-1]:
+    if states.shape[:-1] != targets.shape or head.ndim != 2:
         raise InputError(
             f"states {states.shape}, head {head.shape} and targets {targets.shape} do not fit; "
             "[..., D], [V, D] and [...] were expected."
         )
+    head = gather(head, states.dtype, "language.embedding")
     tokens = targets.size
     count = max(1, -(-tokens // chunk))  # chunks, all of one size, so that padding is less than one token a chunk
     size = -(-tokens // count)
@@ -120,7 +122,9 @@ def _backward(
 
     def step(head_gradient: jax.Array, inputs: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
         states, targets, normaliser, cotangent = inputs
-        probability = jnp.exp(_logits(states, cast_head, temperature) - normaliser[:, None])
+        with jax.named_scope("rematted_computation"):  # as `jax.checkpoint` names it: `planning` gives it no credit
+            logits = _logits(states, cast_head, temperature)
+        probability = jnp.exp(logits - normaliser[:, None])
         difference = _is_target(targets, head.shape[0]) - probability
         logits_gradient = (difference * (cotangent / temperature)[:, None]).astype(states.dtype)
         states_gradient = jnp.einsum("TV,VD->TD", logits_gradient, cast_head, preferred_element_type=jnp.float32)

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import pathlib
 import re
 import shutil
 import uuid
@@ -24,6 +25,7 @@ import safetensors.numpy
 from etils import epath
 from flax import nnx
 
+from vlaa_jax import storage
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl.config import ModelConfig, read_config
 from vlaa_jax.models.qwen2_5_vl.model import Qwen2_5_VL
@@ -31,7 +33,8 @@ from vlaa_jax.models.qwen2_5_vl.model import Qwen2_5_VL
 _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 # Weights in other formats, and indices: copied beside new weights they would be out of date.
-_WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".index.json")
+_OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf")  # in formats that are not read here
+_WEIGHT_SUFFIXES = (".safetensors", ".index.json", *_OTHER_WEIGHTS)
 _TEMPLATE_FOLDER = "additional_chat_templates"
 
 
@@ -136,6 +139,21 @@ class Layout:
 def abstract_model(config: ModelConfig) -> Qwen2_5_VL:
     """The model's shapes without its weights."""
     return nnx.eval_shape(lambda: Qwen2_5_VL(config, nnx.Rngs(0)))
+
+
+def local_folder(directory: str | os.PathLike[str]) -> pathlib.Path:
+    """The directory; one in a bucket (`gs://...`) is fetched into the cache, without weights of other formats.
+
+    Raises:
+      InputError: the bucket cannot be read.
+    """
+    if not storage.is_remote(directory):
+        return pathlib.Path(directory)
+    return storage.fetch_folder(
+        os.fspath(directory),
+        lambda name: not name.endswith(_OTHER_WEIGHTS),
+        expected="a Hugging Face directory of a Qwen2.5-VL",
+    )
 
 
 def read_layout(directory: str | epath.Path) -> Layout:

@@ -9,6 +9,7 @@ from vlaa_jax.models.attention import Mask, attention
 from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weights, zeros
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig
 from vlaa_jax.models.qwen2_5_vl.rope import Rotation, language_rotation, rotate
+from vlaa_jax.sharding import gather
 
 # (queries [..., N, H], keys [..., K, H], values [..., K, H]) -> [..., N, H]
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -88,6 +89,7 @@ class LanguageModel(nnx.Module):
 
         @REMAT_POLICIES[remat]
         def step(h: jax.Array, layer: DecoderLayer) -> tuple[jax.Array, None]:
+            layer = gather(layer, h.dtype, "layers")
             return layer(h, rotation, lambda q, k, v: attention(q, k, v, mask), self.config.norm_epsilon), None
 
         x, _ = jax.lax.scan(step, x, self.layers)

@@ -8,6 +8,7 @@ from vlaa_jax.models.attention import Mask
 from vlaa_jax.models.qwen2_5_vl.config import ModelConfig
 from vlaa_jax.models.qwen2_5_vl.language import LanguageModel
 from vlaa_jax.models.qwen2_5_vl.vision import VisionTower
+from vlaa_jax.sharding import look_up
 
 
 class Qwen2_5_VL(nnx.Module):
@@ -29,7 +30,7 @@ class Qwen2_5_VL(nnx.Module):
         Returns:
           `[B, T, D]` in `dtype`.
         """
-        text = self.language.embedding[...].astype(dtype)[tokens]
+        text = look_up(self.language.embedding[...], tokens, dtype)
         if features is None:
             return text
         taken = jnp.take_along_axis(features.astype(dtype), jnp.maximum(feature_index, 0)[..., None], axis=1)

@@ -11,6 +11,7 @@ from vlaa_jax.models.layers import REMAT_POLICIES, dense, ones, rms_norm, weight
 from vlaa_jax.models.qwen2_5_vl.config import VisionConfig
 from vlaa_jax.models.qwen2_5_vl.rope import Rotation, rotate, vision_rotation
 from vlaa_jax.processing.vision_plan import VisionArrays
+from vlaa_jax.sharding import gather
 
 
 class VisionBlock(nnx.Module):
@@ -71,7 +72,7 @@ class VisionTower(nnx.Module):
         """
         config = self.config
         rows, windows, slots = vision.valid.shape
-        x = dense(vision.patches.astype(dtype), self.patch_embedding)
+        x = dense(vision.patches.astype(dtype), gather(self.patch_embedding, dtype, "vision.patch_embedding"))
         rotation = vision_rotation(vision.ids, config.head_width, config.rope_theta)
         # A window layer is a batch of [W, M] dense attentions; a full layer sees all patches of its own frame.
         window_shape, full_shape = (rows * windows, slots), (rows, windows * slots)
@@ -82,7 +83,11 @@ class VisionTower(nnx.Module):
             shape = full_shape if full else window_shape
             segments = (inside_frame if full else inside_window).reshape(shape)
             turned = Rotation(*(part.reshape(*shape, -1) for part in rotation))
-            step = REMAT_POLICIES[remat](lambda h, block: (block(h, turned, segments, config.norm_epsilon), None))
+
+            @REMAT_POLICIES[remat]
+            def step(h: jax.Array, block: VisionBlock) -> tuple[jax.Array, None]:
+                return gather(block, h.dtype, "vision.blocks")(h, turned, segments, config.norm_epsilon), None
+
             return jax.lax.scan(step, x.reshape(*shape, -1), blocks)[0]
 
         kinds = [layer in config.full_attention_layers for layer in range(config.depth)]
@@ -93,5 +98,7 @@ class VisionTower(nnx.Module):
             start = stop
         x = rms_norm(x.reshape(rows, -1, config.width), self.merger_norm, config.norm_epsilon)
         x = x.reshape(rows, windows * slots // config.merge**2, -1)
-        x = jax.nn.gelu(dense(x, self.merger_in, self.merger_in_bias), approximate=False)
-        return dense(x, self.merger_out, self.merger_out_bias)
+        x = jax.nn.gelu(
+            dense(x, gather(self.merger_in, dtype, "vision.merger_in"), self.merger_in_bias), approximate=False
+        )
+        return dense(x, gather(self.merger_out, dtype, "vision.merger_out"), self.merger_out_bias)
