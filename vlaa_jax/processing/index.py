@@ -10,7 +10,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import sys
 import uuid
@@ -25,6 +24,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource
+from vlaa_jax.storage import cache_folder
 
 _FORMAT = 2  # of the cached file, and of what its numbers mean
 _LONGEST_PROBLEM = 300  # characters; the array of texts is as wide as its longest
@@ -65,11 +65,6 @@ class Index:
             return ""
         shown = "; ".join(f"{self.ids[i]}: {self.problems[i]}" for i in bad[:limit])
         return f"{len(bad)} of {len(self)} records cannot be used ({shown}{'; ...' if len(bad) > limit else ''})"
-
-
-def cache_folder() -> pathlib.Path:
-    """Where indices and demo shards are kept: `$VLAA_JAX_CACHE`, else `~/.cache/vlaa_jax`."""
-    return pathlib.Path(os.environ.get("VLAA_JAX_CACHE", "~/.cache/vlaa_jax")).expanduser()
 
 
 def build_index(source: RecordSource, encoder: Encoder, check: Callable[[Record], None]) -> Index:

@@ -14,11 +14,12 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any, SupportsIndex
 
 import numpy as np
 
+from vlaa_jax import storage
 from vlaa_jax.errors import InputError
 
 VERIFIERS = ("digit", "mcq", "math", "iou", "open_ended")
@@ -204,25 +205,26 @@ class RecordSource:
 
     Attributes:
       location: as given.
-      directory: folder of the shards.
+      directory: local folder of the shards; those of a bucket are fetched into the cache.
       split: name of the split.
       fingerprint: sha256 of the split's part of the manifest: the same for the same records.
     """
 
     def __init__(self, location: str | os.PathLike[str]):
-        """Opens `DIRECTORY:SPLIT`, or `DIRECTORY` for the split `train`.
+        """Opens `DIRECTORY:SPLIT`, or `DIRECTORY` for the split `train`; `gs://bucket/folder` is a directory too.
 
         Raises:
-          InputError: no such directory, manifest or split; a shard is missing, has another size or another number of
-            records than the manifest says.
+          InputError: no such bucket, directory, manifest or split; a shard is missing, has another size or another
+            number of records than the manifest says.
         """
         self.location = os.fspath(location)
-        self.directory, self.split = _parse_location(self.location)
-        shards = _read_manifest(self.directory)
+        self._address, self.split = _parse_location(self.location)
+        shards = _read_manifest(_local(self._address, {MANIFEST}))
         self._shards = {name: entry for name, entry in shards.items() if entry["split"] == self.split}
         if not self._shards:
             known = ", ".join(sorted({entry["split"] for entry in shards.values()}))
-            raise InputError(f"{self.directory} has no split {self.split!r}; it has {known}")
+            raise InputError(f"{self._address} has no split {self.split!r}; it has {known}")
+        self.directory = _local(self._address, self._shards)
         self.fingerprint = hashlib.sha256(json.dumps(self._shards, sort_keys=True).encode()).hexdigest()
         self._open()
 
@@ -231,14 +233,14 @@ class RecordSource:
 
         self._readers = []
         for name, entry in self._shards.items():
-            path = self.directory / name
+            path, named = self.directory / name, f"{self._address}/{name}"
             if not path.exists():
-                raise InputError(f"{path}: the shard is missing")
+                raise InputError(f"{named}: the shard is missing")
             if path.stat().st_size != entry["bytes"]:
-                raise InputError(f"{path}: {path.stat().st_size} bytes where {MANIFEST} says {entry['bytes']}")
+                raise InputError(f"{named}: {path.stat().st_size} bytes where {MANIFEST} says {entry['bytes']}")
             reader = array_record_module.ArrayRecordReader(str(path), "readahead_buffer_size:0")
             if not reader.ok() or reader.num_records() != entry["records"]:
-                raise InputError(f"{path}: {reader.num_records()} records where {MANIFEST} says {entry['records']}")
+                raise InputError(f"{named}: {reader.num_records()} records where {MANIFEST} says {entry['records']}")
             self._readers.append(reader)
         self._starts = np.cumsum([0, *(entry["records"] for entry in self._shards.values())])
 
@@ -267,20 +269,25 @@ class RecordSource:
         if not 0 <= position < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         shard = int(np.searchsorted(self._starts, position, side="right")) - 1
-        path = self.directory / list(self._shards)[shard]
         try:
             (serialized,) = self._readers[shard].read([position - int(self._starts[shard])])
         except RuntimeError as error:
-            raise InputError(f"{path}: record {position} cannot be read, the file is damaged") from error
+            named = f"{self._address}/{list(self._shards)[shard]}"
+            raise InputError(f"{named}: record {position} cannot be read, the file is damaged") from error
         return _parse(serialized)
 
 
-def _parse_location(location: str) -> tuple[pathlib.Path, str]:
+def _parse_location(location: str) -> tuple[str, str]:
     """`DIRECTORY:SPLIT`; a last colon before a slash belongs to the directory."""
     directory, colon, split = location.rpartition(":")
-    if colon and "/" not in split:
-        return pathlib.Path(directory), split
-    return pathlib.Path(location), "train"
+    return (directory, split) if colon and "/" not in split else (location, "train")
+
+
+def _local(directory: str, names: Container[str]) -> pathlib.Path:
+    """The directory, or a copy of the files named where it lies in a bucket."""
+    if storage.is_remote(directory):
+        return storage.fetch_folder(directory, lambda name: name in names, expected="shards written by data_prep")
+    return pathlib.Path(directory)
 
 
 def _read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:

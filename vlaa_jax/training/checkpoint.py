@@ -10,40 +10,48 @@ import logging
 import pathlib
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from typing import Any, Self
 
 import jax
+from etils import epath
 from orbax.checkpoint import v1 as ocp
+from tqdm import tqdm
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.storage import is_remote, outage
 from vlaa_jax.training.state import TrainState
 
 _BEST = "evaluation_reward"
 # The storage library reports what the system says (disk full, file too large, ...) as a ValueError with this mark.
 _SYSTEM_ERROR = "os_error_code"
+_REFUSED = ("PERMISSION_DENIED", "Forbidden")  # how the clients of a bucket begin
 _PARTIAL = ocp.options.PyTreeOptions.Loading(partial_load=True)
 
 
 class Checkpoints:
     """The `checkpoints` folder of a run, one sub-folder a step."""
 
-    def __init__(self, directory: pathlib.Path, *, keep: int):
+    def __init__(self, directory: epath.Path | pathlib.Path, *, keep: int):
         """Opens or makes the folder.
 
         Args:
-          directory: absolute.
+          directory: local or in a bucket.
           keep: newest checkpoints that stay; the best by evaluation reward stays beside them.
         """
         logging.getLogger("absl").addFilter(_is_news)
+        if is_remote(directory):
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # tracebacks of what `_guard` says in a sentence
         policies = ocp.training.preservation_policies
         best = policies.BestN(get_metric_fn=lambda metrics: metrics[_BEST], n=1, keep_checkpoints_without_metrics=False)
         self._checkpointer = ocp.training.Checkpointer(
-            directory.absolute(),
+            directory if is_remote(directory) else directory.absolute(),
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
         )
         self._directory = directory
+        self._missed: _NotReached | None = None
 
     @property
     def best(self) -> int | None:
@@ -60,21 +68,29 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, numbers: dict[str, Any], evaluation_reward: float | None) -> None:
         """Starts to save; returns when the arrays have been copied. The file system works on in the background.
 
+        A bucket that cannot be reached costs this checkpoint, not the run: the next one is tried again, and the last
+        one that failed is raised by `wait`.
+
         Args:
           step: steps done.
           state: its trainable part, optimizer and update count are saved.
           numbers: JSON values that resume exactly.
           evaluation_reward: of this state, if it was measured.
         """
-        self.wait()
         # The caller goes on counting in its own dict while this one waits to be written.
         numbers = copy.deepcopy(numbers)
         metrics = None if evaluation_reward is None else {_BEST: evaluation_reward}
-        self._guard(
-            lambda: self._checkpointer.save_async(
-                step, _flatten(state), custom_metadata=numbers, metrics=metrics, force=True
-            )
-        )
+
+        def start() -> None:
+            self._checkpointer.save_async(step, _flatten(state), custom_metadata=numbers, metrics=metrics, force=True)
+
+        for action in (self._checkpointer.wait, start):
+            try:
+                self._guard(action)
+                self._missed = None
+            except _NotReached as error:
+                self._missed = error
+                tqdm.write(f"warning: {error}; the run goes on to its next checkpoint", file=sys.stderr)
 
     def restore(self, state: TrainState, step: int | None = None) -> tuple[TrainState, dict[str, Any]]:
         """Loads a checkpoint into the shapes, dtypes and shardings of `state`.
@@ -116,6 +132,8 @@ class Checkpoints:
     def wait(self) -> None:
         """Until what was begun is on disk."""
         self._guard(self._checkpointer.wait)
+        if self._missed is not None:
+            raise self._missed
 
     def close(self) -> None:
         self._guard(self._checkpointer.close)
@@ -132,17 +150,23 @@ class Checkpoints:
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except (OSError, ValueError) as error:
-            if not isinstance(error, OSError) and _SYSTEM_ERROR not in str(error):
+        except Exception as error:
+            text = f"saving to {self._directory} failed ({{}}); earlier checkpoints are untouched"
+            if outage(error):
+                raise _NotReached(text.format(outage(error))) from None
+            refused = str(error).startswith(_REFUSED)
+            if not isinstance(error, OSError) and not refused and _SYSTEM_ERROR not in str(error):
                 raise
             for partial in self._directory.glob("*.orbax-checkpoint-tmp"):
-                shutil.rmtree(partial, ignore_errors=True)
-            raise InputError(
-                f"saving to {self._directory} failed ({_reason(error)}); earlier checkpoints are untouched"
-            ) from None
+                shutil.rmtree(partial, ignore_errors=True)  # none in a bucket, where a last file marks the whole ones
+            raise InputError(text.format("access was refused (403)" if refused else _reason(error))) from None
 
 
-def _reason(error: OSError | ValueError) -> str:
+class _NotReached(InputError):
+    """The bucket could not be reached for a while."""
+
+
+def _reason(error: Exception) -> str:
     """The system's words: `No space left on device`."""
     if isinstance(error, OSError):
         return error.strerror or str(error)
@@ -151,7 +175,8 @@ def _reason(error: OSError | ValueError) -> str:
 
 def _is_news(record: logging.LogRecord) -> bool:
     """False for a failed write: Orbax logs it with a traceback from every thread it passes; `_guard` says it once."""
-    return _SYSTEM_ERROR not in record.getMessage() and _SYSTEM_ERROR not in str((record.exc_info or (None,) * 3)[1])
+    error = (record.exc_info or (None,) * 3)[1]
+    return not outage(error) and all(_SYSTEM_ERROR not in text for text in (record.getMessage(), str(error)))
 
 
 def _saved(state: TrainState) -> tuple:

@@ -7,6 +7,8 @@
     checkpoints/
     report.html     written at the end (`vlaa_jax/evaluation/report.py`)
 
+A folder `gs://bucket/run` is worked on in a local copy (`mirror.py`), but for its checkpoints.
+
 Write the lines of a step before its checkpoint: a line is on disk when the call returns, so a checkpoint of step n
 means that all lines up to n are there, and `cut_after(n)` takes away what came later. A resumed run then leaves the
 same files as an undisturbed one, but for `VOLATILE`.
@@ -23,9 +25,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
+from etils import epath
 
+from vlaa_jax import storage
 from vlaa_jax.errors import InputError
 from vlaa_jax.rewards import Trace
+from vlaa_jax.training.mirror import Mirror
 from vlaa_jax.training.run_header import continued_header, new_header
 from vlaa_jax.training.tensorboard import TensorBoard
 
@@ -37,24 +42,38 @@ class RunFolder:
     """One run's files. In a run of several processes only the first writes here.
 
     Attributes:
-      directory, tensorboard, checkpoints: folders; `checkpoints` is left to its owner to make.
+      address: as given.
+      directory, tensorboard, checkpoints: folders; `checkpoints` is left to its owner to make, and lies in the bucket
+        where the run does.
       header_path, metrics_path, samples_path, report_path: files.
     """
 
-    def __init__(self, directory: str | os.PathLike[str]):
+    def __init__(self, directory: str | os.PathLike[str], *, reading: bool = False):
         """Makes the folder if it is missing.
 
+        Args:
+          directory: local, or `gs://bucket/run`, which is brought down.
+          reading: nothing will be written; of a remote run only what tools read is brought.
+
         Raises:
-          InputError: the path is a file.
+          InputError: the path is a file; or the bucket cannot be used, or another process here trains in it.
         """
+        self.address = os.fspath(directory)
+        self._lock: IO | None = None
+        self._mirror: Mirror | None = None
         self.directory = pathlib.Path(directory)
+        if storage.is_remote(directory):
+            self._mirror = Mirror(self.address, reading=reading)
+            self.directory = self._mirror.local
+            if not reading:
+                self._lock = _locked(self.directory.parent / "run.lock", self.address)
+            self._mirror.pull()
         self.tensorboard = self.directory / "tensorboard"
-        self.checkpoints = self.directory / "checkpoints"
+        self.checkpoints = (self.directory if self._mirror is None else epath.Path(self.address)) / "checkpoints"
         self.header_path = self.directory / "run.json"
         self.metrics_path = self.directory / "metrics.jsonl"
         self.samples_path = self.directory / "samples.jsonl"
         self.report_path = self.directory / "report.html"
-        self._lock: IO | None = None
         self._metrics = _Lines(self.metrics_path)
         self._samples = _Lines(self.samples_path)
         try:
@@ -74,12 +93,14 @@ class RunFolder:
           InputError: another field differs (names the first one with both values), or one that JSON cannot hold.
             Nothing has been written then. Or another process has begun this run and not ended.
         """
-        self._lock = self._lock or _locked(self.directory / "run.lock")
+        self._lock = self._lock or _locked(self.directory / "run.lock", self.address)
+        if self._mirror is not None:
+            self._mirror.begin()
         if self.header_path.exists():
             try:
                 header = continued_header(self.header(), config, prompt_sha256, changeable=changeable)
             except InputError as error:
-                raise InputError(f"{self.header_path}: {error}") from None
+                raise InputError(f"{self.address}/run.json: {error}") from None
         else:
             header = new_header(config, prompt_sha256)
         replace_file(self.header_path, (json.dumps(header, indent=1) + "\n").encode())
@@ -157,34 +178,65 @@ class RunFolder:
         """The rows of `samples.jsonl`, one by one, without a torn last line."""
         return self._samples.rows()
 
+    def settle(self) -> None:
+        """Waits until what was written is where it belongs: of a remote run in the bucket, for a while at most.
+
+        Call it before a checkpoint, which promises that its lines are there.
+
+        Raises:
+          InputError: another process has taken the remote folder over.
+        """
+        if self._mirror is not None:
+            self._mirror.settle()
+
     def close(self) -> None:
-        """Closes the files, writing again opens them; another process may train here then."""
+        """Closes the files, writing again opens them; another process may train here then.
+
+        Raises:
+          InputError: something could not be uploaded; names it, and where it lies.
+        """
         self._metrics.close()
         self._samples.close()
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        try:
+            if self._mirror is not None:
+                self._mirror.close()
+        finally:
+            if self._lock is not None:
+                self._lock.close()
+                self._lock = None
 
 
 def open_run(directory: str | os.PathLike[str]) -> RunFolder:
-    """The folder of a run that exists.
+    """The folder of a run that exists, to be read.
 
     Raises:
       InputError: no run was ever started there.
     """
-    if not (pathlib.Path(directory) / "run.json").exists():
+    if not has_run(directory):
         raise InputError(f"{directory} is not the folder of a run: it has no run.json")
-    return RunFolder(directory)
+    return RunFolder(directory, reading=True)
 
 
-def _locked(path: pathlib.Path) -> IO:
+def has_run(directory: str | os.PathLike[str]) -> bool:
+    """Whether a run was ever started there.
+
+    Raises:
+      InputError: its bucket cannot be used.
+    """
+    if storage.is_remote(directory):
+        return "run.json" in storage.RemoteFolder(os.fspath(directory)).files("run.json")
+    return (pathlib.Path(directory) / "run.json").exists()
+
+
+def _locked(path: pathlib.Path, folder: str) -> IO:
     """The open file, locked until it is closed or its process ends; raises InputError where another holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open("ab")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise InputError(f"{path.parent}: another process is training in this folder; wait for its end") from None
+        raise InputError(f"{folder}: another process is training in this folder; wait for its end") from None
     except OSError:
         pass  # a file system without locks
     return file
