@@ -1,0 +1,156 @@
+"""Plans of a tiny run: which programs there are, what is alive, what fits, and what is said when it does not."""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import pytest
+import tiny
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.planning import plan as planning
+from vlaa_jax.planning.chips import open_topology, read_topology
+from vlaa_jax.planning.plan import Row, plan
+from vlaa_jax.planning.programs import TooLarge
+from vlaa_jax.training.lifetimes import PROGRAMS
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="extra `plan` is not installed")
+
+ROOT = pathlib.Path(__file__).parents[2]
+TINY = {name: value for name, value in tiny.GRPO.items() if name != "data.evaluation"}
+# Four prompts in rows of one completion each: a micro-batch of two groups fills four chips.
+SIZES = {"updates.micro_batch": 2, "updates.row_completions": 1, "rollout.prompt_buckets": (128,)}
+WEIGHTS = sum(leaf.size for leaf in jax.tree.leaves(tiny.model()))
+
+
+def tiny_config(**changes) -> ConfigDict:
+    config = ConfigDict(tiny.grpo_mixed.get_config("demo"))
+    with config.unlocked():
+        config.update_from_flattened_dict(TINY | SIZES | {name.replace("__", "."): v for name, v in changes.items()})
+    return config
+
+
+@functools.cache
+def rows(**changes) -> dict[str, Row]:
+    chips = read_topology("v5e:2x2")
+    devices = list(open_topology(chips).devices)
+    return {row.program: row for row in plan(tiny_config(**changes), tiny.SIZES, chips, devices)}
+
+
+def test_a_step_has_these_programs_and_all_of_its_arrays():
+    found = rows()
+    assert tuple(found) == PROGRAMS
+    assert [row.runs for row in found.values()] == [1, 2, 1, 1, 1, 2, 2, 2, 2]
+    for row in found.values():
+        assert row.fits and row.flops >= 0 and row.seconds_summed >= row.seconds_overlapped > 0
+        assert row.hbm_bytes == sum(row.parts.values())
+    # Float32 weights and two moments of what is trained, split over four chips; vectors are whole.
+    update = found["update"].parts
+    vision = sum(leaf.size for leaf in jax.tree.leaves(tiny.model().vision))
+    assert WEIGHTS <= update["weights"] <= 1.2 * WEIGHTS
+    assert 2 * (WEIGHTS - vision) <= update["moments"] <= 1.2 * 2 * (WEIGHTS - vision)
+    # 4 prompts on 4 chips, 2 layers of keys and values of one head of 16, 128 tokens, float32; valid, state, position.
+    assert found["decode"].parts["caches"] == 2 * 2 * 16 * 128 * 4 + 128 + 32 * 4 + 4
+    assert "gradient" not in found["decode"].parts and "caches" not in update
+
+
+def test_replicated_weights_decode_without_a_collective():
+    found = rows()
+    assert found["decode"].collectives == {}
+    assert set(found["reshard_layer"].collectives) == {"all-gather"}
+    assert not any("loop" in note for note in found["decode"].notes)
+
+
+def test_moments_and_reference_on_the_host_leave_the_chip():
+    here, there = rows(), rows(optimizer__memory="pinned_host", model__reference_memory="pinned_host")
+    assert there["update"].parts["moments"] < 0.1 * here["update"].parts["moments"]
+    assert "reference" not in there["decode"].parts and "reference" in here["decode"].parts
+    assert there["log_probabilities"].parts["reference"] == here["log_probabilities"].parts["reference"]
+
+
+def test_a_trained_tower_keeps_patches_and_no_features():
+    found = rows(model__freeze_vision=False)
+    assert "patches" in found["update"].parts and "features" not in found["update"].parts
+    assert found["update"].flops > rows()["update"].flops
+
+
+def test_what_does_not_fit_names_its_arrays_and_fields():
+    row = dataclasses.replace(
+        rows()["decode"], hbm_capacity_bytes=1000, parts={"caches": 700, "sampling weights": 250, "results": 60}
+    )
+    assert not row.fits
+    assert row.advice().startswith("decode does not fit: ")
+    assert "largest: caches 0.00, sampling weights 0.00, results 0.00 GiB" in row.advice()
+    assert "what helps: config.rollout.batch; config.mesh.tensor" in row.advice()
+
+
+def test_the_compilers_refusal_is_read():
+    message = """RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. \
+Used 31.50G of 15.75G hbm. Exceeded hbm capacity by 15.75G.
+
+  Largest program allocations in hbm:
+
+  1. Size: 16.00G
+     Operator: op_name="jit(f)/dot_general"
+     Shape: f32[65536,65536]{1,0:T(8,128)}
+     Unpadded size: 16.00G
+"""
+    error = TooLarge("update", {"weights": 5}, message)
+    assert error.needed == int(31.5 * 2**30)
+    assert error.largest == [(16 * 2**30, "f32[65536,65536]{1,0:T(8,128)}")]
+
+
+def test_the_search_takes_the_largest_that_fits(monkeypatch):
+    """Memory that grows with the batch: 6 prompts' worth on a chip for the rollout, 3 groups' for the update."""
+
+    def measured(config, sizes, topology, devices, *, say=None, parts):
+        need = {"rollout": config.rollout.batch / 6, "update": config.updates.micro_batch / 3}[parts[0]]
+        yield dataclasses.replace(row, hbm_bytes=int(need * 0.95 * row.hbm_capacity_bytes))
+
+    row = rows()["decode"]
+    monkeypatch.setattr(planning, "plan", measured)
+    chips = read_topology("v5e:2x2")
+    devices = list(open_topology(chips).devices)
+    changes = {"rollout__prompts": 32, "rollout__batch": 32, "updates__completions": 16, "updates__row_completions": 1}
+    found = planning.search(tiny_config(**changes), tiny.SIZES, chips, devices)
+    assert (found.rollout.batch, found.updates.micro_batch) == (4, 2)
+    with pytest.raises(InputError, match=r"no config\.updates.micro_batch fits v5e:2x2, 4 chips"):
+        planning.search(tiny_config(**changes | {"updates__row_completions": 2}), tiny.SIZES, chips, devices)
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "message"),
+    [
+        (["--topology=v5e:3x3"], 2, "topology v5e:3x3 does not exist: the nearest is v5e:2x4"),
+        (["--topology=v5e:2x2", "--config.mesh.tensor=3"], 2, "config.mesh.tensor is 3: expected a divisor of"),
+        (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], 2, "config.mesh.fsdp is 3: "),
+        (["--topology=v5e:2x2", "--config.rollout.batch=3"], 2, "config.rollout.batch is 3: expected prompts that"),
+        ([], 2, "--topology is missing: expected a slice, e.g. --topology=v5e:4x4"),
+        (["--topology=v5e:2x2", "--json=plan.json"], 0, "grpo demo on v5e:2x2, 4 chips of 15.75 GiB"),
+    ],
+)
+def test_the_command(folder, tmp_path, flags, code, message):
+    flags = [f"--config.{name}={value}" for name, value in (TINY | SIZES).items()] + flags
+    command = [sys.executable, ROOT / "launch" / "tpu_compile.py", f"--config={ROOT}/configs/grpo_mixed.py"]
+    done = subprocess.run(
+        [*command, f"--config.model.checkpoint={folder / 'policy'}", *flags],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=300,
+    )
+    assert done.returncode == code, done.stderr
+    assert message in done.stdout + done.stderr
+    if not code:
+        plan = json.loads((tmp_path / "plan.json").read_text())
+        assert [row["program"] for row in plan] == list(PROGRAMS)
+        assert {"hbm_bytes", "resident_bytes", "hbm_capacity_bytes", "temporary_bytes", "flops"} <= set(plan[0])
+        assert {"hbm_traffic_bytes", "collectives", "seconds_overlapped", "seconds_summed"} <= set(plan[0])
+        assert {"share_of_peak", "bound_by"} <= set(plan[0])
+        assert all(row["fits"] for row in plan)

@@ -1,0 +1,96 @@
+"""FLOPs that the model itself asks for: products of its weights and of the attention pairs that a mask lets through.
+
+What a program computes beyond them (layers again in the backward pass, blocks of a kernel that are half masked,
+padding of a chunk) is no credit to it, so a share of peak counts these alone. Everything is of all chips together, at
+the full size of the arrays: padding inside a row counts, since the run decides it and not the program.
+"""
+
+from ml_collections import ConfigDict
+
+from vlaa_jax.models.qwen2_5_vl import ModelConfig
+from vlaa_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+
+_BACKWARD = 2  # products with the weights' and with the activations' gradient, for each forward one
+
+
+def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
+    """Of each program of a GRPO step at its largest sizes, by name.
+
+    Args:
+      config: the run's.
+      sizes: of the policy.
+    """
+    rollout, section = config.rollout, config.updates
+    prompt, windows = max(rollout.prompt_buckets), max(rollout.window_buckets)
+    new, group = rollout.new_tokens, rollout.group_size
+    length = min(max(section.completion_buckets), new)
+    text, batch = sizes.text, min(rollout.batch, rollout.prompts)
+    image = vision_flops(sizes.vision, windows)
+    prefill = text_flops(text, prompt, causal_pairs(prompt))
+    # Token c of a completion sees the prompt and c + 1 of its own; the last one drawn is never run.
+    decode = group * (text_flops(text, new - 1, (new - 1) * prompt + causal_pairs(new - 1)) + head_flops(text, new))
+    in_row = section.row_completions or group
+    row = text_flops(
+        text,
+        prompt + in_row * length,
+        causal_pairs(prompt) + in_row * (length * prompt + causal_pairs(length)),
+    ) + head_flops(text, in_row * length)
+    rows = section.micro_batch * (group // in_row)
+    trained = 0 if config.model.freeze_vision else image
+    return {
+        "vision": batch * image,
+        "prefill": batch * prefill,
+        "decode": batch * decode,
+        "log_probabilities": rows * (row + trained),
+        "update": rows * (row + trained) * (1 + _BACKWARD),
+    }
+
+
+def sft_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
+    """Of the step of packed rows; a row counts as one example, since packing is the run's affair."""
+    section = config.updates
+    row = text_flops(sizes.text, section.row_tokens, causal_pairs(section.row_tokens))
+    row += head_flops(sizes.text, section.row_targets)
+    row *= 1 + _BACKWARD
+    image = vision_flops(sizes.vision, section.row_windows)
+    return {"update": section.rows * (row + image * (1 if config.model.freeze_vision else 1 + _BACKWARD))}
+
+
+def text_flops(text: TextConfig, tokens: float, pairs: float) -> float:
+    """One forward pass of the layers over some tokens.
+
+    Args:
+      text: sizes.
+      tokens: that run.
+      pairs: of a query and a key that it sees, of one head.
+    """
+    heads = (2 * text.query_heads + 2 * text.key_value_heads) * text.head_width  # query, output; key, value
+    weights = text.layers * text.width * (heads + 3 * text.mlp_width)
+    return 2 * weights * tokens + text.layers * _attention(text.query_heads, text.head_width, pairs)
+
+
+def head_flops(text: TextConfig, tokens: float) -> float:
+    """Logits of some tokens."""
+    return 2 * text.width * text.vocabulary * tokens
+
+
+def vision_flops(vision: VisionConfig, windows: int) -> float:
+    """One forward pass of the tower over the windows of a row; a full layer counts as if they were one image."""
+    patches = windows * vision.window_slots
+    block = vision.width * (4 * vision.width + 3 * vision.mlp_width)
+    full = len(vision.full_attention_layers)
+    pairs = full * patches**2 + (vision.depth - full) * windows * vision.window_slots**2
+    merged = vision.width * vision.merge**2
+    merger = merged * (merged + vision.output_width) / vision.merge**2
+    weights = vision.depth * block + vision.patch_values * vision.width + merger
+    return 2 * weights * patches + _attention(vision.heads, vision.head_width, pairs)
+
+
+def causal_pairs(tokens: float) -> float:
+    """A token sees itself and all before it."""
+    return tokens * (tokens + 1) / 2
+
+
+def _attention(heads: int, width: int, pairs: float) -> float:
+    """Scores and mixing."""
+    return 2 * 2 * heads * width * pairs

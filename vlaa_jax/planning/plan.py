@@ -1,0 +1,263 @@
+"""What a run needs of a topology: memory, work and time of each of its programs, and whether they fit."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from vlaa_jax.errors import InputError
+from vlaa_jax.models.qwen2_5_vl import ModelConfig
+from vlaa_jax.planning import hlo
+from vlaa_jax.planning.chips import GIB, Topology
+from vlaa_jax.planning.cost import Cost, cost
+from vlaa_jax.planning.model_flops import grpo_flops, sft_flops
+from vlaa_jax.planning.notes import notes
+from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
+from vlaa_jax.sharding import make_mesh, row_shards
+from vlaa_jax.training.batch_sizes import micro_batches, rollout_batches
+
+ROOM = 0.95  # of the capacity: the rest is for what the runtime keeps
+
+# What to change when an array is too large, by its name in `training.lifetimes`.
+_HELP = {
+    "weights": "config.mesh.fsdp over more chips",
+    "moments": "config.optimizer.first_moment_dtype=bfloat16, config.optimizer.memory=pinned_host, or more chips",
+    "reference": "config.objective.kl_placement=none, config.model.reference_memory=pinned_host, or more chips",
+    "sampling weights": "config.mesh.tensor",
+    "patches": "config.rollout.batch, config.rollout.window_buckets or config.data.max_pixels",
+    "prompts": "config.rollout.prompts",
+    "features": "config.rollout.prompts or config.data.max_pixels",
+    "caches": "config.rollout.batch",
+    "completions": "config.rollout.prompts",
+    "scores": "config.rollout.prompts",
+    "micro-batches": "config.updates.completions",
+    "gradient": "more chips",
+}
+_TEMPORARIES = {
+    "vision": "config.rollout.batch",
+    "prefill": "config.rollout.batch",
+    "decode": "config.rollout.batch",
+    "log_probabilities": "config.updates.micro_batch, or config.updates.row_completions",
+    "update": "config.updates.micro_batch, config.updates.row_completions or config.objective.chunk",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One program on one chip; bytes, FLOPs and seconds.
+
+    Attributes:
+      program: its name.
+      runs: in a step; of SFT in a micro-batch, since their number follows from the data.
+      hbm_bytes: all that is in a chip's memory while it runs.
+      resident_bytes: arrays of the run that are no arguments of it.
+      hbm_capacity_bytes: of a chip, by the compiler.
+      temporary_bytes: of the program alone.
+      flops: that it computes.
+      hbm_traffic_bytes: read and written.
+      collectives: count and bytes sent, by kind.
+      seconds_overlapped, seconds_summed: bounds of the time model (`cost`).
+      share_of_peak: of the FLOPs that the model asks for (`model_flops`), in `seconds_overlapped`.
+      bound_by: what the time is spent on.
+      parts: bytes of each array that is alive, and of temporaries and results.
+      notes: what is wasteful.
+      compile_seconds: on this host.
+    """
+
+    program: str
+    runs: int
+    hbm_bytes: int
+    resident_bytes: int
+    hbm_capacity_bytes: int
+    temporary_bytes: int
+    flops: float
+    hbm_traffic_bytes: float
+    collectives: Mapping[str, Mapping[str, float]]
+    seconds_overlapped: float
+    seconds_summed: float
+    share_of_peak: float
+    bound_by: str
+    parts: Mapping[str, int]
+    notes: list[str]
+    compile_seconds: float
+
+    @property
+    def fits(self) -> bool:
+        return self.hbm_bytes <= ROOM * self.hbm_capacity_bytes
+
+    def advice(self) -> str:
+        """Why it does not fit and which fields would help, largest buffer first."""
+        largest = sorted(self.parts.items(), key=lambda part: -part[1])[:3]
+        named = ", ".join(f"{name} {size / GIB:.2f}" for name, size in largest)
+        fields = [_HELP.get(name) or _TEMPORARIES.get(self.program, "") for name, _ in largest]
+        help = "; ".join(dict.fromkeys(filter(None, fields)))
+        return (
+            f"{self.program} does not fit: {self.hbm_bytes / GIB:.2f} GiB of {ROOM:.0%} of "
+            f"{self.hbm_capacity_bytes / GIB:.2f}; largest: {named} GiB; what helps: {help}"
+        )
+
+    def json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "fits": self.fits}
+
+
+def plan(
+    config: ConfigDict,
+    sizes: ModelConfig,
+    topology: Topology,
+    devices: list[jax.Device],
+    *,
+    say: Callable[[str], None] = lambda line: None,
+    parts: tuple[str, ...] = ("rollout", "update"),
+) -> Iterator[Row]:
+    """Compiles the programs of a run and measures each.
+
+    Args:
+      config: of the run; checkpoint and data need not be there.
+      sizes: of the policy.
+      topology: to run on.
+      devices: of the topology, as the compiler describes them.
+      say: shows a line of progress.
+      parts: of a GRPO step.
+
+    Raises:
+      InputError: numbers of the config that do not fit the mesh or each other.
+    """
+    mesh = make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
+    asked = grpo_flops(config, sizes) if config.task == "grpo" else sft_flops(config, sizes)
+    runs = _runs(config, sizes)
+    with jax.set_mesh(mesh):
+        planner = Planner(config, sizes, say)
+    for part in parts if config.task == "grpo" else ("sft",):
+        programs = getattr(planner, part)()
+        try:
+            while compiled := _under(mesh, programs):
+                flops = asked.get(compiled.name, 0.0) / topology.chips
+                yield _row(compiled, topology, mesh, flops, runs[compiled.name])
+        except TooLarge as error:
+            yield _too_large(error, topology, runs[error.program])
+
+
+def _under(mesh: jax.sharding.Mesh, programs: Iterator[Compiled]) -> Compiled | None:
+    """The next program; the mesh is on only while it is made."""
+    with jax.set_mesh(mesh):
+        return next(programs, None)
+
+
+def _runs(config: ConfigDict, sizes: ModelConfig) -> dict[str, int]:
+    """How often a step runs each program."""
+    if config.task == "sft":
+        return {"update": 1, "apply": 1}
+    rollout, section = config.rollout, config.updates
+    chunks = max(1, rollout.prompts // rollout.batch)
+    updates = section.epochs * rollout.prompts * rollout.group_size // section.completions
+    micro_batches = updates * section.completions // rollout.group_size // section.micro_batch
+    return {
+        "reshard": 1,
+        "reshard_layer": sizes.text.layers,
+        **dict.fromkeys(("vision", "prefill", "decode"), chunks),
+        **dict.fromkeys(("deal", "log_probabilities", "update"), micro_batches),
+        "apply": updates,
+    }
+
+
+def _too_large(error: TooLarge, topology: Topology, runs: int) -> Row:
+    """A program that the compiler refused; what follows it in its part of the step was not compiled."""
+    inside = {f"{shape} in the program": size for size, shape in error.largest[:3]}
+    return Row(
+        program=error.program,
+        runs=runs,
+        hbm_bytes=max(error.needed, topology.chip.hbm_capacity + 1),
+        resident_bytes=0,
+        hbm_capacity_bytes=topology.chip.hbm_capacity,
+        temporary_bytes=0,
+        flops=0,
+        hbm_traffic_bytes=0,
+        collectives={},
+        seconds_overlapped=0,
+        seconds_summed=0,
+        share_of_peak=0,
+        bound_by="no room",
+        parts={**error.alive, **inside},
+        notes=[],
+        compile_seconds=0,
+    )
+
+
+def _row(compiled: Compiled, topology: Topology, mesh: jax.sharding.Mesh, asked: float, runs: int) -> Row:
+    capacity = topology.chip.hbm_capacity
+    alive = sum(compiled.alive.values())
+    memory = compiled.executable.memory_analysis()
+    program = hlo.parse(compiled.text)
+    spent: Cost = cost(program, topology, mesh)
+    made = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    parts = {
+        **compiled.alive,
+        "padding": max(0, memory.argument_size_in_bytes - alive),  # of the arguments, to whole tiles
+        "temporaries": memory.temp_size_in_bytes,
+        "results": made,
+    }
+    return Row(
+        program=compiled.name,
+        runs=runs,
+        hbm_bytes=sum(parts.values()),
+        resident_bytes=max(0, alive - memory.argument_size_in_bytes),
+        hbm_capacity_bytes=capacity,
+        temporary_bytes=memory.temp_size_in_bytes,
+        flops=spent.flops,
+        hbm_traffic_bytes=spent.hbm_traffic_bytes,
+        collectives=spent.collectives,
+        seconds_overlapped=spent.seconds_overlapped,
+        seconds_summed=spent.seconds_summed,
+        share_of_peak=asked / (spent.seconds_overlapped * topology.chip.peak_flops) if spent.seconds_overlapped else 0,
+        bound_by=spent.bound_by,
+        parts=parts,
+        notes=notes(program),
+        compile_seconds=compiled.seconds,
+    )
+
+
+def search(
+    config: ConfigDict,
+    sizes: ModelConfig,
+    topology: Topology,
+    devices: list[jax.Device],
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> ConfigDict:
+    """The config with the largest batches that fit: prompts answered at once, groups (SFT: rows) of a micro-batch.
+
+    Of the sizes that fit the step and the mesh, by bisection: memory grows with them.
+
+    Raises:
+      InputError: not even the smallest fits, or none does.
+    """
+    mesh = make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
+    with jax.set_mesh(mesh):
+        shards = row_shards()
+    if config.task == "sft":
+        wanted = {"updates.rows": ("sft", [shards * 2**power for power in range(5)])}
+    else:
+        wanted = {
+            "rollout.batch": ("rollout", rollout_batches(config, shards)),
+            "updates.micro_batch": ("update", micro_batches(config, shards)),
+        }
+    config = ConfigDict(config)
+    for field, (part, candidates) in wanted.items():
+        best, low, high = None, 0, len(candidates) - 1
+        while low <= high:
+            middle = (low + high) // 2
+            config.update_from_flattened_dict({field: candidates[middle]})
+            misfit = next((row for row in plan(config, sizes, topology, devices, parts=(part,)) if not row.fits), None)
+            say(f"config.{field}={candidates[middle]}: {'fits' if misfit is None else misfit.advice()}")
+            if misfit is None:
+                best, low = candidates[middle], middle + 1
+            else:
+                high = middle - 1
+        if best is None:
+            raise InputError(
+                f"no config.{field} fits {topology.describe()}" + (f": {misfit.advice()}" if candidates else "")
+            )
+        config.update_from_flattened_dict({field: best})
+    return config

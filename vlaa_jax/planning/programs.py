@@ -1,0 +1,347 @@
+"""Every program of a config, compiled for a topology from the shapes of its arrays alone: no weights, no TPU.
+
+The programs are the functions that training runs, at the largest sizes that the config allows, with the layouts that
+training gives them. What one hands to the next comes in the layout in which the compiler leaves it.
+"""
+
+import dataclasses
+import functools
+import math
+import pathlib
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
+from vlaa_jax.processing.batches import Rows, Targets
+from vlaa_jax.processing.vision_plan import VisionArrays
+from vlaa_jax.rollout.sampler import (
+    Completions,
+    copy_layer,
+    copy_outside_layers,
+    decode_program,
+    encode_images,
+    prefill,
+    sampling_weights,
+)
+from vlaa_jax.sharding import ROLLOUT, TRAINING, Rules, parameter_shardings, platform, row_shardings, row_shards
+from vlaa_jax.training import settings
+from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes
+from vlaa_jax.training.grpo import (
+    Groups,
+    Scored,
+    group_log_probabilities,
+    group_loss,
+    reference_weights,
+    take_groups,
+)
+from vlaa_jax.training.lifetimes import is_alive
+from vlaa_jax.training.state import TrainState
+
+Tree = TypeVar("Tree")
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One program.
+
+    Attributes:
+      name: as in `training.lifetimes`.
+      executable: what the compiler made.
+      text: the program as the compiler left it.
+      alive: bytes on a chip of each array of the run that exists while the program runs, its arguments among them, its
+        results not.
+      seconds: that compiling took.
+    """
+
+    name: str
+    executable: jax.stages.Compiled
+    text: str
+    alive: dict[str, int]
+    seconds: float
+
+
+class TooLarge(Exception):
+    """The compiler found no room for a program, whatever else the run keeps.
+
+    Attributes:
+      program: its name.
+      alive: as of `Compiled`.
+      needed: bytes of HBM by the compiler.
+      largest: arrays inside the program, largest first: bytes and shape.
+    """
+
+    def __init__(self, program: str, alive: dict[str, int], message: str):
+        super().__init__(message)
+        self.program, self.alive = program, alive
+        used = re.search(r"Used ([\d.]+)([KMGT]) of", message)
+        self.needed = _bytes(*used.groups()) if used else 0
+        found = re.findall(r"Size: ([\d.]+)([KMGT]).*?Shape: (\S+)", message, flags=re.DOTALL)
+        self.largest = [(_bytes(size, unit), shape) for size, unit, shape in found]
+
+
+def _bytes(size: str, unit: str) -> int:
+    return int(float(size) * 2 ** (10 * " KMGT".index(unit)))
+
+
+class Planner:
+    """Compiles the programs of a run; `jax.set_mesh` must be on.
+
+    Attributes:
+      arrays: the arrays of a step by their names in `training.lifetimes`: shapes with layouts.
+    """
+
+    def __init__(self, config: ConfigDict, sizes: ModelConfig, say: Callable[[str], None] = lambda line: None):
+        """Starts with weights and moments.
+
+        Args:
+          config: checkpoint and data need not be there.
+          sizes: of the policy.
+          say: shows a line of progress.
+
+        Raises:
+          InputError: numbers of the config that do not fit each other or the mesh.
+        """
+        self._config, self._sizes, self._say = config, sizes, say
+        shards = row_shards()
+        if config.task == "grpo":
+            self._counts = grpo_sizes(config, shards)
+        else:
+            check_sft_sizes(config, shards)
+        model = jax.eval_shape(lambda: Qwen2_5_VL(sizes, nnx.Rngs(0)))
+        self._model = _lay_out(model, TRAINING)
+        self.arrays: dict[str, Any] = {}
+        self._waiting: tuple[str, ...] = ()  # arrays that are on the chip only while they are used
+        if config.task == "grpo":
+            policy, objective = settings.policy(config), settings.objective(config)
+            self._describe_training(functools.partial(group_loss, policy=policy, objective=objective))
+            self._describe_step()
+        else:
+            self._describe_training(settings.packed_loss(config))
+
+    def _describe_training(self, loss: Callable) -> None:
+        """Weights, moments and the programs of an update."""
+        training = {}
+
+        def start(model: Qwen2_5_VL) -> TrainState:
+            state, training["updater"], _ = settings.start_training(self._config, model, loss, 1)
+            return state
+
+        state = _lay_out(jax.eval_shape(start, self._model), TRAINING)
+        if settings.on_host(self._config, "optimizer.memory"):
+            state = dataclasses.replace(state, optimizer=_on_host(state.optimizer))
+        self._state, self._updater = state, training["updater"]
+        self.arrays["weights"], self.arrays["moments"] = (state.trainable, state.frozen), state.optimizer
+
+    def _describe_step(self) -> None:
+        """The arrays between the programs of a GRPO step."""
+        config, rollout, section = self._config, self._config.rollout, self._config.updates
+        freeze, dtype = config.model.freeze_vision, settings.compute_dtype(config)
+        arrays = self.arrays
+        if settings.objective(config).kl_placement != "none":
+            copy = functools.partial(reference_weights, dtype=config.model.dtype, freeze_vision=freeze)
+            arrays["reference"] = _lay_out(jax.eval_shape(copy, self._model), TRAINING)
+            if settings.on_host(config, "model.reference_memory"):
+                self._waiting = ("reference",)
+        weights = jax.eval_shape(functools.partial(sampling_weights, dtype=dtype), self._model)
+        arrays["sampling weights"] = _lay_out(weights, ROLLOUT)
+        rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        arrays["prompts"] = dataclasses.replace(rows, vision=None)
+        arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
+        if freeze:
+            slots = max(rollout.window_buckets) * self._slots_per_window
+            arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
+        samples = (rollout.prompts, rollout.group_size)
+        each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
+        arrays["completions"] = Completions(
+            _array(jnp.int32, *samples, rollout.new_tokens),
+            _array(jnp.int32, *samples),
+            _array(jnp.bool_, *samples),
+            each(),
+            each(),
+        )
+        mask = _array(jnp.bool_, *samples, rollout.new_tokens)
+        importance = each() if config.objective.importance_cap else None
+        completions = arrays["completions"]
+        arrays["scores"] = Scored(completions.log_probability, None, _array(jnp.float32, *samples), mask, importance)
+        self._groups = Groups(
+            arrays["prompts"] if freeze else rows, arrays.get("features"), completions.tokens, completions.lengths
+        )
+        length = min(max(section.completion_buckets), rollout.new_tokens)
+        self._take = functools.partial(
+            take_groups,
+            prompt_length=max(rollout.prompt_buckets),
+            completion_length=length,
+            parts=self._counts.parts,
+        )
+        chosen = jax.ShapeDtypeStruct((section.micro_batch,), jnp.int32)
+        self._chosen = chosen
+        part, scored = _as_rows(jax.eval_shape(self._take, self._groups, arrays["scores"], chosen))
+        self._part = part
+        if "reference" in arrays:
+            shape = part.tokens.shape
+            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *shape))
+        self._batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
+        arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
+        self._describe_gradient()
+
+    def _describe_gradient(self) -> None:
+        total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
+        self._total = dataclasses.replace(total, gradient=_lay_out(total.gradient, TRAINING))
+        self.arrays["gradient"] = self._total.gradient
+
+    @property
+    def _slots_per_window(self) -> int:
+        vision = self._sizes.vision
+        return vision.window_slots // vision.merge**2
+
+    def rollout(self) -> Iterator[Compiled]:
+        """From weights to completions."""
+        config, rollout = self._config, self._config.rollout
+        dtype, weights = settings.compute_dtype(config), self.arrays["sampling weights"]
+        yield self._compile("reshard", copy_outside_layers, self._model, dtype=dtype)[0]
+        index = jax.ShapeDtypeStruct((), jnp.int32)
+        yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
+        rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        vision, features = self._compile("vision", encode_images, weights, rows.vision)
+        yield vision
+        prompts = dataclasses.replace(rows, vision=None)
+        prefilled, prefix = self._compile("prefill", prefill, weights, prompts, features)
+        yield prefilled
+        self.arrays["caches"] = prefix
+        number = jax.ShapeDtypeStruct((), jnp.uint32)
+        yield self._compile(
+            "decode",
+            decode_program(platform()),
+            weights,
+            prefix,
+            number,
+            number,
+            _array(jnp.uint32, self._counts.batch, 2),
+            group=rollout.group_size,
+            new_tokens=rollout.new_tokens,
+            sampling=settings.sampling(config, (self._sizes.image_token,), self._sizes),
+        )[0]
+
+    def update(self) -> Iterator[Compiled]:
+        """From completions to new weights."""
+        taken = self._groups, self.arrays["scores"], self._chosen
+        yield self._compile("deal", take_groups, *taken, **self._take.keywords)[0]
+        if "reference" in self.arrays:
+            given = self.arrays["reference"], self._part
+            policy = settings.policy(self._config)
+            yield self._compile("log_probabilities", group_log_probabilities, *given, policy=policy)[0]
+        yield from self._steps()
+
+    def _steps(self) -> Iterator[Compiled]:
+        gradient_of = dataclasses.replace(self._state, optimizer=None)
+        added, total = self._compile("update", self._updater.add, gradient_of, self._total, self._batch)
+        yield added
+        denominator = jax.ShapeDtypeStruct((), jnp.float32)
+        yield self._compile("apply", self._updater.apply, self._state, total, denominator)[0]
+
+    def sft(self) -> Iterator[Compiled]:
+        """The step of packed rows."""
+        section = self._config.updates
+        count = section.rows
+        rows = self._rows(count, section.row_tokens, section.row_windows)
+        targets = Targets(*(_array(jnp.int32, count, section.row_targets) for _ in range(3)))
+        self._batch = (rows, targets)
+        self.arrays["micro-batches"] = [self._batch]
+        self._describe_gradient()
+        yield from self._steps()
+
+    def _rows(self, count: int, length: int, windows: int) -> Rows:
+        vision = self._sizes.vision
+        patches = (count, windows, vision.window_slots)
+        rows = Rows(
+            *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((count, length), (count, length))),
+            positions=jax.ShapeDtypeStruct((3, count, length), jnp.int32),
+            feature_index=jax.ShapeDtypeStruct((count, length), jnp.int32),
+            vision=VisionArrays(
+                jax.ShapeDtypeStruct((*patches, vision.patch_values), jnp.float32),
+                jax.ShapeDtypeStruct(patches, jnp.bool_),
+                jax.ShapeDtypeStruct((*patches, 2), jnp.int32),
+                jax.ShapeDtypeStruct(patches[:2], jnp.int32),
+            ),
+        )
+        return _as_rows(rows)
+
+    def _first(self, rows: Tree, count: int) -> Tree:
+        """The layout of fewer rows."""
+        return _as_rows(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), rows))
+
+    def _compile(self, name: str, function: Any, *arguments: Any, **static: Any) -> tuple[Compiled, Any]:
+        """A program, and its results as shapes with layouts."""
+        self._say(f"compiling {name}")
+        began = time.perf_counter()
+        lowered = function.lower(*arguments, **static)
+        alive = {
+            array: bytes_on_chip(tree)
+            for array, tree in self.arrays.items()
+            if is_alive(array, name, freeze_vision=self._config.model.freeze_vision, waiting=self._waiting)
+        }
+        try:
+            executable, text = _compile_and_read(lowered)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise TooLarge(name, alive, str(error)) from None
+        results = jax.tree.map(
+            lambda info, sharding: jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding),
+            lowered.out_info,
+            executable.output_shardings,
+        )
+        return Compiled(name, executable, text, alive, time.perf_counter() - began), results
+
+
+def _compile_and_read(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
+    """The compiler writes its text to a folder: of some programs JAX cannot read it back (their asynchronous parts)."""
+    with tempfile.TemporaryDirectory() as folder:
+        executable = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        (path,) = pathlib.Path(folder).glob("*.after_codegen.txt")
+        return executable, path.read_text()
+
+
+def bytes_on_chip(tree: Any) -> int:
+    """Bytes of HBM that shapes with layouts take on one chip; those in host memory take none."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        sharding = leaf.sharding
+        shape = leaf.shape if sharding is None else sharding.shard_shape(leaf.shape)
+        if sharding is None or sharding.memory_kind != "pinned_host":
+            total += math.prod(shape) * leaf.dtype.itemsize
+    return total
+
+
+def _lay_out(tree: Tree, rules: Rules) -> Tree:
+    mesh = jax.sharding.get_mesh()
+    return jax.tree.map(_with_sharding, tree, parameter_shardings(tree, mesh, rules))
+
+
+def _on_host(moments: Tree) -> Tree:
+    """As `state.to_host` leaves them."""
+
+    def move(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return _with_sharding(leaf, leaf.sharding.with_memory_kind("pinned_host")) if leaf.ndim else leaf
+
+    return jax.tree.map(move, moments)
+
+
+def _as_rows(tree: Tree) -> Tree:
+    return jax.tree.map(_with_sharding, tree, row_shardings(tree, jax.sharding.get_mesh()))
+
+
+def _array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
+    return _as_rows(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

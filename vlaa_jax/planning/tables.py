@@ -1,0 +1,74 @@
+"""The plan of a run as one table."""
+
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from vlaa_jax.evaluation.tables import Table
+from vlaa_jax.models.qwen2_5_vl import ModelConfig
+from vlaa_jax.planning.chips import GIB
+from vlaa_jax.planning.plan import ROOM, Row
+
+_HEADER = (
+    *("program", "runs", "HBM GiB", "resident", "temporary", "fits", "TFLOP", "HBM GB", "sent GB"),
+    *("s overlapped", "s summed", "% of peak", "bound by"),
+)
+
+
+def heading(config: ConfigDict, sizes: ModelConfig) -> str:
+    """The sizes at which the programs are compiled, in one or two lines."""
+    tower = "frozen" if config.model.freeze_vision else "trained"
+    unit = sizes.vision.window_slots // sizes.vision.merge**2
+    if config.task == "sft":
+        section = config.updates
+        return (
+            f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; {section.rows} rows of "
+            f"{section.row_tokens:,} tokens, {section.row_targets:,} targets and {section.row_windows} windows "
+            f"({section.row_windows * unit:,} image tokens) a micro-batch"
+        )
+    rollout, section = config.rollout, config.updates
+    batch = min(rollout.batch, rollout.prompts)
+    in_row = section.row_completions or rollout.group_size
+    return (
+        f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; prompts of {max(rollout.prompt_buckets):,} "
+        f"tokens with {max(rollout.window_buckets)} windows ({max(rollout.window_buckets) * unit:,} image tokens), "
+        f"groups of {rollout.group_size}, {rollout.new_tokens:,} new tokens\n"
+        f"{batch} of {rollout.prompts} prompts answered at once; updates of {section.completions} completions "
+        f"in micro-batches of {section.micro_batch} groups, {in_row} completions a row"
+    )
+
+
+def table(rows: Sequence[Row], *, sft: bool) -> Table:
+    """A row for each program, all of one chip."""
+    cells = [
+        [
+            row.program,
+            str(row.runs),
+            f"{row.hbm_bytes / GIB:.2f}",
+            f"{row.resident_bytes / GIB:.2f}",
+            f"{row.temporary_bytes / GIB:.2f}",
+            "yes" if row.fits else "NO",
+            f"{row.flops / 1e12:.1f}",
+            f"{row.hbm_traffic_bytes / 1e9:.1f}",
+            f"{sum(kind['bytes'] for kind in row.collectives.values()) / 1e9:.2f}",
+            f"{row.seconds_overlapped:.3g}",
+            f"{row.seconds_summed:.3g}",
+            f"{100 * row.share_of_peak:.0f}" if row.share_of_peak else "",
+            row.bound_by,
+        ]
+        for row in rows
+    ]
+    overlapped, summed, compiling = (
+        sum(seconds)
+        for seconds in zip(
+            *((row.runs * row.seconds_overlapped, row.runs * row.seconds_summed, row.compile_seconds) for row in rows),
+            strict=True,
+        )
+    )
+    unit = "a micro-batch and its update" if sft else "a step"
+    note = (
+        f"Of one chip and one run of each program; it fits up to {ROOM:.0%} of {rows[0].hbm_capacity_bytes / GIB:.2f} "
+        f"GiB. Seconds are bounds of a model (vlaa_jax/planning/cost.py), no timings: {unit} takes {overlapped:.3g} s "
+        f"where everything overlaps, {summed:.3g} s where nothing does. Compiled in {compiling:.0f} s."
+    )
+    return Table("", _HEADER, cells, note)

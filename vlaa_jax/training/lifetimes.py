@@ -1,0 +1,49 @@
+"""Which arrays of a step are alive while which of its programs runs: what must fit a chip's memory at once."""
+
+from collections.abc import Collection, Mapping
+
+# Of a GRPO step, in the order in which they run; SFT has the last two.
+PROGRAMS = (
+    "reshard",
+    "reshard_layer",
+    "vision",
+    "prefill",
+    "decode",
+    "deal",
+    "log_probabilities",
+    "update",
+    "apply",
+)
+
+# Arrays that live through a part of a step: first and last program. Those of `ALWAYS` outlive it.
+ALWAYS = ("weights", "moments", "reference")
+LIFETIMES: Mapping[str, tuple[str, str]] = {
+    "sampling weights": ("reshard_layer", "decode"),
+    "patches": ("vision", "vision"),  # up to `update` where the vision tower trains
+    "prompts": ("vision", "update"),
+    "features": ("vision", "update"),
+    "caches": ("decode", "decode"),
+    "completions": ("decode", "update"),
+    "scores": ("deal", "update"),
+    "micro-batches": ("deal", "update"),  # all of one optimizer update
+    "gradient": ("update", "apply"),
+}
+
+
+def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Collection[str] = ()) -> bool:
+    """Whether arrays exist on the chips while a program runs; what it makes itself is not counted.
+
+    Args:
+      name: of the arrays.
+      program: one of `PROGRAMS`.
+      freeze_vision: whether patches have served once there are features.
+      waiting: arrays that are brought from the host's memory when they are used: the reference.
+    """
+    if name in waiting:
+        return program == "log_probabilities"
+    if name in ALWAYS:
+        return True
+    first, last = LIFETIMES[name]
+    if name == "patches" and not freeze_vision:
+        last = "update"
+    return PROGRAMS.index(first) <= PROGRAMS.index(program) <= PROGRAMS.index(last)
