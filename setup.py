@@ -26,6 +26,10 @@ _CORE = [
     "transformers>=5.23.0,<6",
 ]
 
+# The compiler for TPUs, for a host without one. The README's figures are those of this version.
+_PLAN = ["libtpu==0.0.51; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+_GCS = ["gcsfs>=2026.10.1", "google-cloud-storage>=3.17.1"]
+
 setuptools.setup(
     name="vlaa_jax",
     version="0.1.0",
@@ -41,7 +45,11 @@ setuptools.setup(
     extras_require={
         "tpu": ["jax[tpu]>=0.10.2,<0.11"],
         "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+        "plan": _PLAN,
+        "gcs": _GCS,
         "test": [
+            *_PLAN,
+            *_GCS,
             "hypothesis>=6.150",
             "pytest>=9.0",
             "ruff>=0.15,<0.18",

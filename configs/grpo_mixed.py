@@ -37,7 +37,13 @@ def _recipe() -> ConfigDict:
     config.model.checkpoint = ""  # Hugging Face directory; Instruct, no SFT
     config.model.dtype = "bfloat16"  # compute; master weights are float32. Not stated in the paper
     config.model.freeze_vision = True  # not stated in the paper for GRPO (frozen in its SFT)
-    config.model.remat = "layer"
+    config.model.remat = "attention"  # what is kept for the backward pass: layer, attention, products or none
+    config.model.reference_memory = "device"  # pinned_host: between uses the reference waits in the host's memory
+
+    config.mesh = ConfigDict()  # chips
+    config.mesh.slices = 1  # of a pod, joined by the data-centre network
+    config.mesh.fsdp = -1  # of a slice, over which rows and training weights are split; -1: all that are left
+    config.mesh.tensor = 1  # that share one copy of the rollout's weights; divides the key/value heads
 
     config.data = ConfigDict()
     config.data.train = ""  # shards as DIRECTORY:SPLIT
@@ -53,6 +59,7 @@ def _recipe() -> ConfigDict:
 
     config.rollout = ConfigDict()
     config.rollout.prompts = 512
+    config.rollout.batch = 256  # prompts that are answered at once; all where that is more
     config.rollout.group_size = 4
     config.rollout.temperature = 0.8
     config.rollout.top_k = 0  # no truncation: not stated in the paper
@@ -64,7 +71,8 @@ def _recipe() -> ConfigDict:
     config.updates = ConfigDict()
     config.updates.completions = 256  # 8 updates a step
     config.updates.epochs = 1
-    config.updates.micro_batch = 8  # groups
+    config.updates.micro_batch = 16  # groups
+    config.updates.row_completions = 0  # of a group, in one row behind the prompt; 0: all
     config.updates.completion_buckets = (256, 512, 1024)  # tokens
 
     config.objective = ConfigDict()
@@ -96,6 +104,8 @@ def _recipe() -> ConfigDict:
     config.optimizer.clip_norm = 1.0  # not stated in the paper
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
+    config.optimizer.first_moment_dtype = "float32"  # bfloat16 saves a sixth of the state
+    config.optimizer.memory = "device"  # pinned_host: moments wait in the host's memory, an update streams them
 
     config.rewards = ConfigDict()
     config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
@@ -124,10 +134,12 @@ def _demo(config: ConfigDict) -> None:
     config.steps = 80
     config.model.checkpoint = "demo"
     config.model.dtype = "float32"
+    config.model.remat = "layer"
     config.data.train = "demo:rl"
     config.data.evaluation = "demo:heldout"
     config.data.max_pixels = 0
     config.rollout.prompts = 32
+    config.rollout.batch = 32
     config.rollout.group_size = 8
     config.rollout.temperature = 1.0
     config.rollout.new_tokens = 192

@@ -35,7 +35,12 @@ def _recipe() -> ConfigDict:
     config.model.checkpoint = ""  # Hugging Face directory
     config.model.dtype = "bfloat16"  # compute; master weights are float32. Not stated in the paper
     config.model.freeze_vision = True
-    config.model.remat = "layer"
+    config.model.remat = "attention"  # what is kept for the backward pass: layer, attention, products or none
+
+    config.mesh = ConfigDict()  # chips
+    config.mesh.slices = 1  # of a pod, joined by the data-centre network
+    config.mesh.fsdp = -1  # of a slice, over which rows and training weights are split; -1: all that are left
+    config.mesh.tensor = 1  # that share one copy of the rollout's weights; divides the key/value heads
 
     config.data = ConfigDict()
     config.data.train = ""  # shards as DIRECTORY:SPLIT
@@ -51,7 +56,7 @@ def _recipe() -> ConfigDict:
 
     config.updates = ConfigDict()
     config.updates.examples = 128  # however they are packed
-    config.updates.rows = 8  # of a micro-batch
+    config.updates.rows = 16  # of a micro-batch
     config.updates.row_tokens = 4096
     config.updates.row_windows = 200
     config.updates.row_targets = 2048
@@ -68,6 +73,8 @@ def _recipe() -> ConfigDict:
     config.optimizer.clip_norm = 1.0
     config.optimizer.beta1 = 0.9
     config.optimizer.beta2 = 0.999
+    config.optimizer.first_moment_dtype = "float32"  # bfloat16 saves a sixth of the state
+    config.optimizer.memory = "device"  # pinned_host: moments wait in the host's memory, an update streams them
 
     # How held-out answers are sampled and judged; training does not read it.
     config.rollout = ConfigDict()

@@ -2,6 +2,8 @@
 
 python launch/ask.py --checkpoint=DIR --image=FILE --question=TEXT    any checkpoint; several --image flags are allowed
 python launch/ask.py                                                 the last run here, or the demo policy, on a scene
+
+DIR and the folder of a run may be gs://bucket/folder.
 """
 
 import argparse
@@ -11,6 +13,7 @@ import sys
 import tempfile
 
 from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.storage import cache_folder, require_folder
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -18,7 +21,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     policy = parser.add_mutually_exclusive_group()
     policy.add_argument("--checkpoint", metavar="DIR", help="Hugging Face directory; 'demo' is the shipped policy")
-    policy.add_argument("--workdir", metavar="RUN", type=pathlib.Path, help="folder of a run")
+    policy.add_argument("--workdir", metavar="RUN", help="folder of a run")
     parser.add_argument("--image", metavar="FILE", type=pathlib.Path, action="append", default=[])
     parser.add_argument("--question", metavar="TEXT", help="<image> marks where each picture stands; none: before it")
     parser.add_argument(
@@ -39,11 +42,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for path in options.image:
         if not path.is_file():
             raise InputError(f"--image: {path} does not exist")
-    if options.workdir is not None and not options.workdir.is_dir():
-        raise InputError(f"{options.workdir} does not exist: expected the folder of a run")
+    if options.workdir is not None:
+        require_folder(options.workdir, "the folder of a run")
     if options.checkpoint and options.checkpoint != "demo":
-        if not pathlib.Path(options.checkpoint).is_dir():
-            raise InputError(f"{options.checkpoint} does not exist: expected a Hugging Face directory")
+        require_folder(options.checkpoint, "a Hugging Face directory")
     if options.samples < 1 or options.new_tokens < 0 or (options.seed or 0) < 0:
         raise InputError("--samples must be 1 or more, --new-tokens and --seed 0 or more")
     return options
@@ -57,7 +59,6 @@ def main() -> None:
 
     from data_prep.digit_scenes import demo
     from vlaa_jax.evaluation.compare import size_buckets
-    from vlaa_jax.processing.index import cache_folder
     from vlaa_jax.processing.records import RecordSource
     from vlaa_jax.rewards import load_scorer, trace
     from vlaa_jax.training import saved_policy, settings

@@ -7,16 +7,16 @@ import argparse
 import pathlib
 
 from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.storage import require_folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", type=pathlib.Path, help="folders of runs")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, local or gs://bucket/run")
     parser.add_argument("--out", metavar="FILE.html", type=pathlib.Path, required=True)
     options = parser.parse_args()
     for run in options.runs:
-        if not run.is_dir():
-            raise InputError(f"{run} does not exist: expected the folder of a run")
+        require_folder(run, "the folder of a run")
     if not options.out.parent.is_dir():
         raise InputError(f"--out: no folder {options.out.parent}")
 

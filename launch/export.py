@@ -7,18 +7,20 @@ import argparse
 import pathlib
 
 from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.storage import is_remote, require_folder
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workdir", required=True, type=pathlib.Path, help="folder of a run")
-    parser.add_argument("--out", required=True, type=pathlib.Path, help="directory to write; must not exist")
+    parser.add_argument("--workdir", required=True, help="folder of a run, local or gs://bucket/run")
+    parser.add_argument("--out", required=True, help="local directory to write; must not exist")
     parser.add_argument("--step", type=int, help="checkpoint; by default the newest")
     arguments = parser.parse_args()
-    if arguments.out.exists():
+    if is_remote(arguments.out):
+        raise InputError(f"--out is {arguments.out}: expected a local directory; copy it to the bucket afterwards")
+    if pathlib.Path(arguments.out).exists():
         raise InputError(f"{arguments.out} exists already: nothing was written")
-    if not arguments.workdir.is_dir():
-        raise InputError(f"{arguments.workdir} does not exist: expected the folder of a run")
+    require_folder(arguments.workdir, "the folder of a run")
 
     from ml_collections import ConfigDict
 
@@ -29,7 +31,7 @@ def main() -> None:
     folder = open_run(arguments.workdir)
     config = ConfigDict(folder.header()["config"])
     config.model.checkpoint = demo.checkpoint(config.model.checkpoint)
-    step = export(folder, config, arguments.out, arguments.step)
+    step = export(folder, config, pathlib.Path(arguments.out), arguments.step)
     print(f"step {step} written to {arguments.out}")
 
 

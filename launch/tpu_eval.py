@@ -2,6 +2,8 @@
 
 python launch/tpu_eval.py --checkpoint=DIR --data=SHARDS:test [--samples=8] [--json=FILE]
 python launch/tpu_eval.py --workdir=runs/... --data=demo:heldout
+
+DIR, the folder of a run and that of SHARDS may be gs://bucket/folder.
 """
 
 import argparse
@@ -10,6 +12,7 @@ import pathlib
 import sys
 
 from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.storage import cache_folder, require_folder
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -17,7 +20,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     policy = parser.add_mutually_exclusive_group(required=True)
     policy.add_argument("--checkpoint", metavar="DIR", help="Hugging Face directory; 'demo' is the shipped policy")
-    policy.add_argument("--workdir", metavar="RUN", type=pathlib.Path, help="folder of a run")
+    policy.add_argument("--workdir", metavar="RUN", help="folder of a run")
     parser.add_argument("--step", type=int, help="checkpoint of the run; by default the newest")
     parser.add_argument("--data", metavar="SHARDS", required=True, help="DIRECTORY:SPLIT, or demo:heldout, demo:harder")
     parser.add_argument("--samples", type=int, default=8, help="samples a record beside the greedy one; 0 for none")
@@ -42,8 +45,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         path = getattr(options, name)
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise InputError(f"--{name}: {path} is a folder" if path.is_dir() else f"--{name}: no folder {path.parent}")
-    if options.workdir is not None and not options.workdir.is_dir():
-        raise InputError(f"{options.workdir} does not exist: expected the folder of a run")
+    if options.workdir is not None:
+        require_folder(options.workdir, "the folder of a run")
     if options.system and not pathlib.Path(options.system).is_file():
         raise InputError(f"--system: {options.system} does not exist")
     return options
@@ -58,7 +61,7 @@ def main() -> None:
     from vlaa_jax.evaluation.compare import compare, size_buckets, tables, to_json
     from vlaa_jax.evaluation.evaluate import Evaluator
     from vlaa_jax.evaluation.tables import text_table
-    from vlaa_jax.processing.index import build_index, cache_folder, count_by_verifier
+    from vlaa_jax.processing.index import build_index, count_by_verifier
     from vlaa_jax.processing.records import RecordSource
     from vlaa_jax.rewards import check_gold, load_scorer
     from vlaa_jax.training import saved_policy, settings

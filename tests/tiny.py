@@ -102,6 +102,7 @@ GRPO = {
     "steps": 6,
     "data.evaluation": "",
     "rollout.prompts": 4,
+    "rollout.batch": 4,
     "rollout.group_size": 2,
     "rollout.new_tokens": 6,
     "rollout.prompt_buckets": (400,),

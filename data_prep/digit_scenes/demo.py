@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from data_prep.digit_scenes import builder
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.index import cache_folder
+from vlaa_jax.storage import cache_folder
 
 SHIPPED_POLICY = pathlib.Path(__file__).parent / "demo_policy"
 SCORER = "data_prep.digit_scenes.facts:FactScorer"

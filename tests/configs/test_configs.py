@@ -21,7 +21,7 @@ RECIPE = {
     "model.checkpoint": "",
     "model.dtype": "bfloat16",
     "model.freeze_vision": True,
-    "model.remat": "layer",
+    "model.remat": "attention",
     "data.train": "",
     "data.evaluation": "",
     "data.min_pixels": 0,

@@ -49,6 +49,10 @@ def shell(*arguments, cache="") -> str:
         ([], "--config is missing"),
         (["--confg=x"], "Unknown command line flag 'confg'"),
         ([GRPO, "stray"], "'stray' is no flag"),
+        ([GRPO, "--coordinator=localhost:1234"], "--processes is missing: --coordinator, --processes and --process go"),
+        ([GRPO, "--coordinator=localhost", "--processes=2", "--process=0"], "expected HOST:PORT of process 0"),
+        ([GRPO, "--coordinator=localhost:1", "--processes=2", "--process=x"], "--process is 'x': expected a number"),
+        ([GRPO, "--coordinator=localhost:1", "--processes=2", "--process=2"], "--process is 2: expected one of 0 to 1"),
         ([GRPO, "--workdir=pyproject.toml"], "pyproject.toml: expected a folder for the run, found a file"),
     ],
 )

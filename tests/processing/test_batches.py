@@ -119,7 +119,8 @@ def test_an_example_larger_than_a_row_is_refused(example, message):
         assign_rows(lengths, windows, 10, 9, targets=targets, row_targets=7)
 
 
-ROOM = {"count": 2, "length": 40, "windows": 6, "targets": 8, "slots_per_window": 4}
+NO_VISION = plan(np.zeros((0, VALUES), np.float32), [], GEOMETRY)[0]
+ROOM = {"count": 2, "length": 40, "windows": 6, "targets": 8, "slots_per_window": 4, "no_vision": NO_VISION}
 
 
 @pytest.mark.quick
@@ -158,7 +159,7 @@ def packed(draw):
 @hypothesis.given(packed())
 @hypothesis.settings(deadline=None)
 def test_targets_follow_the_state_that_predicts_them(rows):
-    batch, goal = pack(rows, count=4, length=100, windows=20, targets=24, slots_per_window=4)
+    batch, goal = pack(rows, **ROOM | {"count": 4, "length": 100, "windows": 20, "targets": 24})
     for b, row in enumerate([*rows, *[[]] * (4 - len(rows))]):
         real = goal.segments[b] > 0
         np.testing.assert_array_equal(batch.tokens[b, goal.states[b, real] + 1], goal.tokens[b, real])
@@ -202,10 +203,18 @@ def test_no_row_is_dropped():
     example = (PLAIN, np.asarray([20], np.int32))
     with pytest.raises(ValueError, match="3 rows for a batch of 2"):
         pack([[example]] * 3, **ROOM)
-    with pytest.raises(ValueError, match="expected one example at least"):
-        pack([[], []], **ROOM)
     rows, _ = pack([[], [example]], **ROOM)
     assert rows.segments.sum(axis=1).tolist() == [0, 4]
+
+
+@pytest.mark.quick
+def test_a_process_whose_rows_are_all_empty_has_arrays_of_the_same_shapes():
+    """It takes part in the last micro-batch of an epoch like the others."""
+    empty = pack([[], []], **ROOM)
+    full = pack([[(FIRST, np.asarray([20], np.int32))]], **ROOM)
+    shapes = lambda batch: [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(batch)]  # noqa: E731
+    assert shapes(empty) == shapes(full)
+    assert not empty[0].segments.any() and not empty[1].segments.any() and (empty[0].feature_index == -1).all()
 
 
 def test_a_packed_row_computes_what_separate_rows_do():

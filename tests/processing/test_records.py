@@ -164,6 +164,18 @@ def test_location_with_colons(tmp_path):
     assert RecordSource(f"{directory}/c:train").directory == directory / "c"
 
 
+def test_a_data_set_in_a_bucket(tmp_path, bucket, monkeypatch):
+    monkeypatch.setenv("VLAA_JAX_CACHE", str(tmp_path / "cache"))
+    write(tmp_path / "local")
+    address = bucket.put_folder(tmp_path / "local", "data/set")
+    local = RecordSource(tmp_path / "local")
+    for location in (address, f"{address}:train", f"{address}/:train"):
+        source = RecordSource(location)
+        assert (source.location, source.split, source.fingerprint) == (location, "train", local.fingerprint)
+        assert [source[i] for i in range(len(source))] == [local[i] for i in range(len(local))]
+    assert pickle.loads(pickle.dumps(source))[0] == local[0]
+
+
 def refused(call, *words):
     with pytest.raises(InputError) as error:
         call()

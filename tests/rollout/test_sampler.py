@@ -15,7 +15,7 @@ from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.draw import Sampling, draw
 from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
-from vlaa_jax.rollout.sampler import decode, prefill, sampling_weights
+from vlaa_jax.rollout.sampler import decode, encode_images, prefill, sampling_weights
 
 
 @dataclasses.dataclass
@@ -41,7 +41,8 @@ def make_case(seed=0, parts=([3, (1, 6, 10), 2], [8], [2, (1, 4, 4), 1, (1, 2, 8
 
 def rollout(case, sampling, *, group=4, new_tokens=12, seed=3, draws=(10, 11, 2**33), rows=None):
     weights = sampling_weights(case.model, jnp.float32)
-    prefix = prefill(weights, case.rows if rows is None else rows)
+    rows = case.rows if rows is None else rows
+    prefix = prefill(weights, rows, encode_images(weights, rows.vision))
     names = jnp.asarray(split_draws(np.asarray(draws)))
     return decode(weights, prefix, seed, 0, names, group=group, new_tokens=new_tokens, sampling=sampling)
 

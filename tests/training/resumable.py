@@ -1,6 +1,7 @@
 """`launch/tpu_train.py` with a made-up reward, killed where the environment says; `test_resume.py` starts it.
 
-RESUMABLE_END is `WHERE:TIMES:SIGNAL`: at the given call of a function the process sends itself the signal.
+RESUMABLE_END is `WHERE:TIMES:SIGNAL`: at the given call of a function the process sends itself the signal. In place of
+a signal `InputError` raises one there.
 """
 
 import importlib
@@ -9,16 +10,20 @@ import pathlib
 import runpy
 import signal
 import zlib
+from collections.abc import Callable
 
 import jax
 
 import vlaa_jax.rewards
+from vlaa_jax.errors import InputError
 from vlaa_jax.rewards import Trace
 from vlaa_jax.training import settings
 
 # Places of a step at which a process may die: before it, between its updates, around its lines and its checkpoint.
 PLACES = {
     "before a rollout": ("vlaa_jax.rollout.generate", "Generator.__call__", "before"),
+    "as records are read": ("vlaa_jax.training.settings", "open_records", "before"),
+    "as answers are judged": ("vlaa_jax.training.grpo_task", "GRPOTask._verify", "before"),
     "before an update": ("vlaa_jax.training.updates", "Updater.first", "before"),
     "before the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "before"),
     "after the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "after"),
@@ -34,8 +39,8 @@ def made_up_rewards(requests, **_):
     return [Trace(valid=True, rule="made up", score=score, extracted="", seconds=0.0) for score in scores]
 
 
-def end_at(place: str, times: int, number: int) -> None:
-    """Sends this process a signal at call `times` of a place."""
+def end_at(place: str, times: int, end: Callable[[], None]) -> None:
+    """Calls `end` at call `times` of a place."""
     module_name, name, moment = PLACES[place]
     owner = importlib.import_module(module_name)
     *classes, name = name.split(".")
@@ -48,13 +53,17 @@ def end_at(place: str, times: int, number: int) -> None:
         nonlocal calls
         calls += 1
         if calls == times and moment == "before":
-            os.kill(os.getpid(), number)
+            end()
         result = original(*args, **kwargs)
         if calls == times and moment == "after":
-            os.kill(os.getpid(), number)
+            end()
         return result
 
     setattr(owner, name, wrapped)
+
+
+def fail() -> None:
+    raise InputError("made to fail")
 
 
 def keep_small_programs(directory: pathlib.Path) -> None:
@@ -67,6 +76,7 @@ if __name__ == "__main__":
     vlaa_jax.rewards.score_many = made_up_rewards
     settings.enable_compilation_cache = keep_small_programs
     if os.environ.get("RESUMABLE_END"):
-        place, times, number = os.environ["RESUMABLE_END"].split(":")
-        end_at(place, int(times), getattr(signal, number))
+        place, times, name = os.environ["RESUMABLE_END"].split(":")
+        end = fail if name == "InputError" else lambda: os.kill(os.getpid(), getattr(signal, name))
+        end_at(place, int(times), end)
     runpy.run_path(str(pathlib.Path(__file__).parents[2] / "launch" / "tpu_train.py"), run_name="__main__")

@@ -1,15 +1,18 @@
 """Checkpoints: exact, latest and best kept, earlier ones safe when a save fails."""
 
+import asyncio
 import os
 import resource
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from etils import epath
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.training.checkpoint import Checkpoints
@@ -141,3 +144,64 @@ def test_other_errors_are_not_swallowed(tmp_path):
     checkpoints.save(1, state(), {}, None)
     with pytest.raises(ValueError, match="already exists"):
         checkpoints.save(1, state(), {}, None)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """The client tries as often as ever, but does not sleep in between."""
+    sleep = asyncio.sleep
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda seconds: sleep(0)))
+
+
+def test_a_checkpoint_in_a_bucket_comes_back_to_the_last_bit(bucket):
+    directory = epath.Path(bucket.address("run")) / "checkpoints"
+    with Checkpoints(directory, keep=2) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(step, state(step), NUMBERS, step / 4)
+    opened = Checkpoints(directory, keep=2)
+    assert (opened.latest, opened.best, steps(directory)) == (3, 3, ["2", "3"])
+    restored, numbers = opened.restore(state())
+    assert numbers == NUMBERS
+    for old, new in zip(jax.tree.leaves(state(3)), jax.tree.leaves(restored), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_half_written_checkpoint_in_a_bucket_is_none_and_is_written_again(bucket):
+    directory = epath.Path(bucket.address("run")) / "checkpoints"
+    with Checkpoints(directory, keep=2) as checkpoints:
+        checkpoints.save(1, state(1), NUMBERS, None)
+    for name, data in bucket.files("run/checkpoints/1").items():
+        if name != "commit_success.txt":
+            bucket.write(f"run/checkpoints/2/{name}", data)
+    with Checkpoints(directory, keep=2) as checkpoints:
+        assert checkpoints.latest == 1
+        checkpoints.save(2, state(2), NUMBERS, None)
+    restored, _ = Checkpoints(directory, keep=2).restore(state())
+    np.testing.assert_array_equal(jax.tree.leaves(restored)[0], jax.tree.leaves(state(2))[0])
+
+
+def test_an_unreachable_bucket_costs_a_checkpoint_and_not_the_run(bucket, emulator, impatient, capsys):
+    address = f"{bucket.address('run')}/checkpoints"
+    checkpoints = Checkpoints(epath.Path(address), keep=2)
+    checkpoints.save(1, state(1), NUMBERS, None)
+    checkpoints.wait()
+    emulator.interfere = lambda method, name: 503
+    checkpoints.save(2, state(2), NUMBERS, None)
+    sentence = f"saving to {address} failed (the server answers 503); earlier checkpoints are untouched"
+    assert capsys.readouterr().err == f"warning: {sentence}; the run goes on to its next checkpoint\n"
+    with pytest.raises(InputError) as caught:  # a run must not end as if its last state were saved
+        checkpoints.wait()
+    assert str(caught.value) == sentence
+    emulator.interfere = lambda method, name: None
+    checkpoints.save(3, state(3), NUMBERS, None)
+    checkpoints.close()
+    assert Checkpoints(epath.Path(address), keep=2).latest == 3
+
+
+def test_a_bucket_that_may_not_be_written_is_said_in_a_sentence(bucket, emulator):
+    address = f"{bucket.address('run')}/checkpoints"
+    checkpoints = Checkpoints(epath.Path(address), keep=2)
+    emulator.interfere = lambda method, name: 403 if method != "GET" else None
+    with pytest.raises(InputError, match=rf"saving to {address} failed \(access was refused \(403\)\); earlier"):
+        checkpoints.save(1, state(1), NUMBERS, None)
+        checkpoints.wait()

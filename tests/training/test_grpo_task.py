@@ -13,6 +13,7 @@ from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.training import grpo_task
 from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.grpo import group_log_probabilities
 from vlaa_jax.training.grpo_task import GRPOTask
 
 
@@ -33,24 +34,21 @@ def run(folder):
         take, apply, update = task._take, task._updater.apply, task._update
         open_update: list[list[int]] = []
 
-        def spy_on_take(groups, scored, chosen):
+        def spy_on_take(groups, scored, chosen, *lengths):
             open_update.append(chosen.tolist())
-            return take(groups, scored, chosen)
+            return take(groups, scored, chosen, *lengths)
 
         def spy_on_apply(*args):
             out.updates[-1].append(open_update.copy())
             open_update.clear()
             return apply(*args)
 
-        def spy_on_update(number, groups, scored, lengths, clock):
+        def spy_on_update(number, groups, scored, *rest):
             # The policy of this step, by the trainer's pass, before its first update.
-            reference, task._reference = task._reference, task.model
-            fresh = np.asarray(task._by_micro_batch(groups, scored, clock))
-            task._reference = reference
-            mask = np.asarray(scored.mask)
-            out.mismatch.append(np.abs(fresh - np.asarray(scored.old))[mask].max())
-            open_update.clear()
-            return update(number, groups, scored, lengths, clock)
+            part, of = take(groups, scored, np.arange(4), *rest[:2])
+            fresh = np.asarray(group_log_probabilities(task.model, part, policy=task._policy))
+            out.mismatch.append(np.abs(fresh - np.asarray(of.old))[np.asarray(of.mask)].max())
+            return update(number, groups, scored, *rest)
 
         task._take, task._updater.apply, task._update = spy_on_take, spy_on_apply, spy_on_update
         task.begin()
@@ -59,7 +57,7 @@ def run(folder):
         for number in (1, 2, 3):
             out.updates.append([])
             out.kl_coefficients.append(task.numbers["kl_coefficient"])
-            out.reports.append(task.step(number, clock))
+            out.reports.append(task.step(number, clock, lambda: None))
             out.compiled.append(compiled.count)
         out.kl_coefficients.append(task.numbers["kl_coefficient"])
         yield out
@@ -102,8 +100,11 @@ def test_shuffled_rewards_are_learnt_from_and_the_true_ones_reported(folder, mon
     task.begin()
     seen = []
     score = task._score
-    task._score = lambda rollout, rewards, clock: (seen.append(rewards), score(rollout, rewards, clock))[1]
-    told = [np.reshape([row["score"] for row in task.step(number, Clock()).samples], (4, 2)) for number in (1, 2, 3)]
+    task._score = lambda rollout, rewards: (seen.append(rewards), score(rollout, rewards))[1]
+    told = [
+        np.reshape([row["score"] for row in task.step(number, Clock(), lambda: None).samples], (4, 2))
+        for number in (1, 2, 3)
+    ]
     for learnt, true in zip(seen, told, strict=True):
         np.testing.assert_allclose(np.sort(learnt.ravel()), np.sort(true.ravel()))
     assert any((learnt != true).any() for learnt, true in zip(seen, told, strict=True))
@@ -161,8 +162,10 @@ def test_no_program_is_compiled_once_the_buckets_were_seen(run):
     assert run.compiled[0] > 0
     assert run.compiled[1] == run.compiled[2]
     assert run.said == [
-        f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, 8 windows"
-        for number, name in enumerate(("rollout", "reference", "update"), 1)
+        f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, {images}"
+        for number, (name, images) in enumerate(
+            [("rollout", "8 windows"), ("reference", "32 image tokens"), ("update", "32 image tokens")], 1
+        )
     ]
 
 
@@ -171,7 +174,7 @@ def test_a_step_that_is_not_finite_is_not_applied(run):
     before = host((task.state.trainable, task.state.optimizer, task.state.updates))
     kept, task.numbers["kl_coefficient"] = task.numbers["kl_coefficient"], float("nan")
     run.updates.append([])
-    report = task.step(4, Clock())
+    report = task.step(4, Clock(), lambda: None)
     task.numbers["kl_coefficient"] = kept
     for old, new in zip(before, host((task.state.trainable, task.state.optimizer, task.state.updates)), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -198,12 +201,14 @@ def test_without_a_penalty_there_is_no_reference(folder):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"updates__completions": 3}, "updates.completions is 3: expected a multiple of the group size 2 that divides"),
-        ({"updates__completions": 6}, "updates.completions is 6: expected a multiple of the group size 2 that divides"),
+        ({"updates__completions": 3}, "updates.completions is 3: expected whole groups of 2 that divide.* nearest 2"),
+        ({"updates__completions": 6}, "updates.completions is 6: expected whole groups of 2 that divide.* nearest 4"),
         (
             {"updates__micro_batch": 3},
-            "updates.micro_batch is 3: expected a number of groups that divides an update's 2",
+            "updates.micro_batch is 3: expected groups that divide an update's 2,.* nearest 2",
         ),
+        ({"updates__row_completions": 3}, "row_completions is 3: expected a divisor of the group size 2; nearest 2"),
+        ({"rollout__batch": 3}, "rollout.batch is 3: expected prompts that divide a step's 4.* nearest 2"),
         (
             {"updates__completion_buckets": (4,)},
             r"completion_buckets is \(4,\): expected one of at least config.rollout",

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.training import loop
 from vlaa_jax.training.loop import Interrupted, train
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
 from vlaa_jax.training.state import create_state
@@ -28,7 +29,7 @@ class Counting:
 
     picture = b""
 
-    def __init__(self, config, *, bad=(), during=None, fails=None):
+    def __init__(self, config, *, bad=(), before=None, during=None, fails=None):
         self.config = config
         self.steps = config.steps
         self.numbers = {"draws": 0}
@@ -38,12 +39,14 @@ class Counting:
         )
         prompt = SimpleNamespace(sha256=lambda template: "ab" * 32)
         self.encoder = SimpleNamespace(prompt=prompt, tokenizer=SimpleNamespace(chat_template=""))
-        self.bad, self.during, self.fails, self.done = bad, during or {}, fails, []
+        self.bad, self.before, self.during, self.fails, self.done = bad, before or {}, during or {}, fails, []
 
     def begin(self):
         pass
 
-    def step(self, number, clock):
+    def step(self, number, clock, check_stop):
+        self.before.get(number, lambda: None)()
+        check_stop()
         if number == self.fails:
             raise ZeroDivisionError
         clock.program("addition")
@@ -77,8 +80,8 @@ def make_config(**changes) -> ConfigDict:
     return config
 
 
-def run(workdir, *, command=COMMAND, bad=(), during=None, fails=None, **changes):
-    task = Counting(make_config(**changes), bad=bad, during=during, fails=fails)
+def run(workdir, *, command=COMMAND, bad=(), before=None, during=None, fails=None, **changes):
+    task = Counting(make_config(**changes), bad=bad, before=before, during=during, fails=fails)
     path = train(task, workdir, recorded=task.config, command=command)
     return task, path
 
@@ -186,13 +189,53 @@ def test_steps_may_be_added_but_not_taken_away(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_finishes_the_step_and_saves(tmp_path, number):
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match="stopped after step 3, which is saved; go on with: python launch/tpu_train"):
+    said = "stopped after step 3, which is saved; go on with: python launch/tpu_train"
+    with pytest.raises(Interrupted, match=said) as stop:
         run(tmp_path / "run", during={3: lambda: os.kill(os.getpid(), number)}, checkpoint__every=5)
+    assert stop.value.exit_code == {signal.SIGINT: 130, signal.SIGTERM: 0}[number]
     assert signal.getsignal(number) == before
     assert (tmp_path / "run" / "checkpoints" / "3").exists()
     assert [row["step"] for row in lines(tmp_path / "run")[0]] == [0, 1, 2, 3]
     task, _ = run(tmp_path / "run", checkpoint__every=5)
     assert task.done == [4, 5, 6]
+
+
+@pytest.mark.quick
+def test_a_step_that_is_left_before_its_updates_is_done_again(tmp_path):
+    stop = lambda: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    with pytest.raises(Interrupted, match="stopped before the first step was done; go on with: "):
+        run(tmp_path / "run", before={1: stop}, checkpoint__every=5)
+    with pytest.raises(Interrupted, match="stopped after step 3, which is saved; go on with: "):
+        run(tmp_path / "run", before={4: stop}, checkpoint__every=5)
+    assert (tmp_path / "run" / "checkpoints" / "3").exists()
+    task, _ = run(tmp_path / "run", checkpoint__every=5)
+    assert task.done == [4, 5, 6]
+    run(tmp_path / "undisturbed")
+    assert lines(tmp_path / "run") == lines(tmp_path / "undisturbed")
+
+
+@pytest.mark.quick
+def test_an_evaluation_that_is_left_is_made_up_for(tmp_path, monkeypatch):
+    """Its step is done and saved, without its line."""
+    asked = []
+
+    def subset(self, check_stop):
+        if asked:
+            asked.clear()
+            os.kill(os.getpid(), signal.SIGTERM)
+        check_stop()
+        return {"evaluation/reward": 0.5}
+
+    monkeypatch.setattr(loop._Evaluation, "due", lambda self, number: number % 2 == 0)
+    monkeypatch.setattr(loop._Evaluation, "subset", subset)
+    run(tmp_path / "undisturbed")
+    asked.append(True)
+    with pytest.raises(Interrupted, match="stopped after step 2, which is saved; go on with: "):
+        run(tmp_path / "run")
+    assert [row["step"] for row in lines(tmp_path / "run")[0]] == [0, 1]
+    task, _ = run(tmp_path / "run")
+    assert task.done == [3, 4, 5, 6] and "unwritten" not in task.numbers
+    assert lines(tmp_path / "run") == lines(tmp_path / "undisturbed")
 
 
 @pytest.mark.quick

@@ -1,4 +1,4 @@
-"""The schedule by hand, the decay mask, clipping."""
+"""The schedule by hand, the decay mask, moments in other dtypes and memories."""
 
 import math
 
@@ -9,8 +9,11 @@ import pytest
 import tiny
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import hf
 from vlaa_jax.training.optimizer import adamw, learning_rate_schedule, warmup_updates
+from vlaa_jax.training.state import create_state
+from vlaa_jax.training.updates import Updater
 
 pytestmark = pytest.mark.quick
 
@@ -50,7 +53,7 @@ def test_weight_decay_acts_on_matrices_alone():
     """Two runs that differ in the decay differ where there is decay; gradients are zero."""
     model = hf.abstract_model(tiny.SIZES)
     trainable = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), model)
-    optimizer = adamw(lambda _: 1.0, weight_decay=0.5, clip_norm=1.0)
+    optimizer = adamw(lambda _: 1.0, weight_decay=0.5)
     zeros = jax.tree.map(jnp.zeros_like, trainable)
     change, _ = jax.jit(optimizer.update)(zeros, optimizer.init(trainable), trainable)
     decayed = {}
@@ -80,10 +83,36 @@ def test_weight_decay_acts_on_matrices_alone():
     ]
 
 
-def test_a_large_gradient_is_clipped_as_a_whole():
-    """Adam forgets the size of a gradient, so the clip is seen in the first moment: 0.1 of the clipped gradient."""
-    optimizer = adamw(lambda _: 1e-3, weight_decay=0.0, clip_norm=1.0)
-    weights = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
-    _, state = optimizer.update({"a": jnp.asarray([30.0]), "b": jnp.asarray([40.0])}, optimizer.init(weights), weights)
-    moments = [float(leaf[0]) for leaf in jax.tree.leaves(state) if leaf.shape]
-    np.testing.assert_allclose(moments[:2], [0.06, 0.08], rtol=1e-5)
+def test_the_first_moment_may_be_bfloat16():
+    optimizer = adamw(lambda _: 1e-3, weight_decay=0.0, first_moment_dtype="bfloat16")
+    moments = [leaf.dtype for leaf in jax.tree.leaves(optimizer.init({"a": jnp.zeros(3)})) if leaf.shape]
+    assert moments == [jnp.bfloat16, jnp.float32]
+    with pytest.raises(InputError, match="first_moment_dtype is 'float16': expected 'float32' or 'bfloat16'"):
+        adamw(lambda _: 1e-3, weight_decay=0.0, first_moment_dtype="float16")
+
+
+def test_moments_on_the_host_step_as_those_on_the_chip():
+    """On a model of stacked layers and an embedding, three updates, the second of which is not finite."""
+    optimizer = adamw(lambda count: 1e-2 / (1 + count), weight_decay=0.1)
+
+    def loss(model, batch):
+        out = model.language(batch, jnp.zeros((3, 2, 4), jnp.int32), Causal(jnp.ones((2, 4), jnp.int32)))
+        return jnp.sum(out * model.language.embedding[...][:4]), {}
+
+    batches = [jax.random.normal(jax.random.key(i), (2, 4, tiny.SIZES.text.width)) for i in range(3)]
+    batches[1] = batches[1].at[0].set(jnp.nan)
+    ends = []
+    for host in (False, True):
+        updater = Updater(loss, optimizer, clip_norm=0.5, moments_on_host=host)
+        model = jax.tree.map(jnp.copy, tiny.model())
+        state = create_state(model, optimizer, freeze_vision=True, moments_on_host=host)
+        finite = []
+        for batch in batches:
+            state, outcome, _ = updater.apply(state, updater.first(state, batch), jnp.float32(1))
+            finite.append(bool(outcome.finite))
+        kinds = {leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim}
+        assert (kinds == {"pinned_host"}) == host
+        assert finite == [True, False, True] and int(state.updates) == 2
+        ends.append([np.asarray(leaf) for leaf in jax.tree.leaves((state.trainable, state.optimizer))])
+    for one, other in zip(*ends, strict=True):
+        np.testing.assert_allclose(other, one, rtol=2e-6, atol=1e-9)

@@ -60,7 +60,7 @@ def test_the_position_is_the_number_of_the_update(packed):
 def accumulate(task, update):
     total, denominator = None, jnp.float32(0)
     for batch in update.micro_batches:
-        denominator += sft_loss_denominator(task._weights(batch[1]))
+        denominator += sft_loss_denominator(task._loss.weights(batch[1]))
         total = task._updater.first(task.state, batch) if total is None else task._updater.add(task.state, total, batch)
     return float(total.loss), float(denominator), total.gradient
 

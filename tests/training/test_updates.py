@@ -43,6 +43,20 @@ def test_sums_are_divided_once(cut):
     assert summarise(metrics) == {"value": 6.0, "largest": 6.0}
 
 
+def test_a_large_gradient_is_clipped_as_a_whole():
+    def two_numbers(model, batch):
+        return jnp.sum(model["language"]["w"] * batch), {}
+
+    model = {"language": {"w": jnp.zeros(2)}, "vision": {"v": jnp.float32(5.0)}}
+    updater = Updater(two_numbers, optax.sgd(1.0), clip_norm=1.0)
+    for gradient, step in (([30.0, 40.0], [0.6, 0.8]), ([0.3, 0.4], [0.3, 0.4])):
+        state = create_state(jax.tree.map(jnp.copy, model), optax.sgd(1.0), freeze_vision=True)
+        batch = jnp.asarray(gradient)
+        state, outcome, _ = updater.apply(state, updater.first(state, batch), jnp.float32(1))
+        np.testing.assert_allclose(-state.trainable["language"]["w"], step, rtol=1e-6)
+        np.testing.assert_allclose(outcome.gradient_norm, np.hypot(*gradient), rtol=1e-6)
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, -np.inf])
 def test_an_update_that_is_not_finite_changes_nothing(poison):
     optimizer = optax.adam(0.1)

@@ -9,6 +9,7 @@ import numpy as np
 import tqdm
 from PIL import Image
 
+from vlaa_jax import distributed
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import decode as decode_image
 from vlaa_jax.processing.images import read_size
@@ -17,6 +18,7 @@ from vlaa_jax.processing.records import Record, RecordSource
 from vlaa_jax.rewards import Request, Trace, accuracy, score_many
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.sampler import SamplingWeights
+from vlaa_jax.sharding import fetch_rows, own_rows, row_shards
 
 Images = Literal["own", "swapped", "blank"]
 _NEAR = 50  # records among which pictures of the same size are looked for
@@ -34,7 +36,7 @@ class Answer:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """A record with its answers: one greedy, or several samples."""
+    """A record, without its images, and its answers: one greedy, or several samples."""
 
     record: Record
     answers: list[Answer]
@@ -68,7 +70,7 @@ class Evaluator:
 
         Args:
           source, index, encoder: the shard set and how it becomes arrays.
-          batch: B of every program.
+          batch: B of every program; raised to what the chips share evenly.
           records: take this many, spread evenly over the set; 0 takes all.
           images: show each question its own pictures, those of another record (in the size of its own), or grey ones:
             does the policy look?
@@ -77,7 +79,7 @@ class Evaluator:
         """
         self._source = source
         self._encoder = encoder
-        self._batch = batch
+        self._batch = -(-batch // row_shards()) * row_shards()
         self._images = images
         self._verify = dict(scorer=scorer, pool=pool)
         good = self._good = index.good
@@ -85,49 +87,67 @@ class Evaluator:
             good = good[np.linspace(0, len(good) - 1, records).astype(int)]
         self._places = good
         self._order = sorted(good.tolist(), key=lambda i: (index.windows[i], index.prompt[i]))
+        self._index = index
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def __call__(self, weights: SamplingWeights, generator: Generator, description: str = "") -> list[Result]:
-        """Results in the order of the shard set."""
-        results = {}
+    def __call__(
+        self,
+        weights: SamplingWeights,
+        generator: Generator,
+        description: str = "",
+        *,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> list[Result]:
+        """Results in the order of the shard set; every process judges its own rows, and gets all.
+
+        Args:
+          weights: the policy.
+          generator: its distribution and shapes.
+          description: for the progress bar.
+          check_stop: called before every batch; it may raise.
+        """
+        results: dict[int, Result] = {}
         batches = tqdm.tqdm(
             self._batches(), total=-(-len(self) // self._batch), desc=description, leave=False, disable=None
         )
         for places in batches:
-            records = [self._record(place) for place in places]
-            prompts = [self._encoder.encode(record) for record in records]
-            # The last batch is filled up with its own first record: no further program is compiled for it.
-            fill = self._batch - len(places)
-            rollout = generator(weights, prompts + prompts[:1] * fill, places + places[:1] * fill)
-            tokens, lengths, ended = (
-                np.asarray(array)
-                for array in (rollout.completions.tokens, rollout.completions.lengths, rollout.completions.ended)
+            check_stop()
+            results |= self._answer(places, weights, generator)
+        return distributed.gather_rows(results)
+
+    def _answer(self, places: list[int], weights: SamplingWeights, generator: Generator) -> dict[int, Result]:
+        """Results of a batch that belong to this process, by place."""
+        # The last batch is filled up with its own first record: no further program is compiled for it.
+        filled = places + places[:1] * (self._batch - len(places))
+        own = own_rows(self._batch)
+        records = distributed.together(lambda: [self._record(filled[row]) for row in own])
+        prompts = distributed.together(lambda: [self._encoder.encode(record) for record in records])
+        shape = generator.shape(self._index.prompt[filled], self._index.windows[filled])
+        completions = generator(weights, prompts, filled, shape).completions
+        tokens, lengths, ended = map(fetch_rows, (completions.tokens, completions.lengths, completions.ended))
+        real = range(int(np.sum(own < len(places))))
+        texts = [
+            [self._encoder.tokenizer.decode(row[:n]) for row, n in zip(tokens[b], lengths[b], strict=True)]
+            for b in real
+        ]
+        requests = [
+            Request(records[b].verifier, text, records[b].answer, records[b], prompts[b].resizes)
+            for b in real
+            for text in texts[b]
+        ]
+        traces = iter(distributed.together(lambda: score_many(requests, **self._verify)))
+        return {
+            places[own[b]]: Result(
+                dataclasses.replace(records[b], images=()),
+                [
+                    Answer(text, int(n), not end, next(traces))
+                    for text, n, end in zip(texts[b], lengths[b], ended[b], strict=True)
+                ],
             )
-            texts = [
-                [self._encoder.tokenizer.decode(row[:n]) for row, n in zip(tokens[b], lengths[b], strict=True)]
-                for b in range(len(places))
-            ]
-            traces = iter(
-                score_many(
-                    [
-                        Request(record.verifier, text, record.answer, record, prompt.resizes)
-                        for record, prompt, group in zip(records, prompts, texts, strict=False)
-                        for text in group
-                    ],
-                    **self._verify,
-                )
-            )
-            for b, place in enumerate(places):
-                results[place] = Result(
-                    records[b],
-                    [
-                        Answer(text, int(n), not end, next(traces))
-                        for text, n, end in zip(texts[b], lengths[b], ended[b], strict=True)
-                    ],
-                )
-        return [results[place] for place in self._places.tolist()]
+            for b in real
+        }
 
     def _batches(self) -> Iterator[list[int]]:
         for at in range(0, len(self._order), self._batch):

@@ -158,26 +158,28 @@ def pack(
     windows: int,
     targets: int,
     slots_per_window: int,
+    no_vision: VisionArrays,
 ) -> tuple[Rows, Targets]:
     """Lays prompts and their completions end to end.
 
     Args:
-      rows: for each row its examples: a prompt and the tokens of its completion.
+      rows: for each row its examples: a prompt and the tokens of its completion. It may have none.
       count: B; rows that are missing stay padding.
       length: T.
       windows: W.
       targets: S.
       slots_per_window: merged slots of one window.
+      no_vision: arrays of no window at all.
 
     Returns:
       Input rows, and the targets: every completion token, predicted by the state before it.
 
     Raises:
       InputError: a row holds more tokens, windows or targets than its room.
-      ValueError: more rows than `count`, or no example at all.
+      ValueError: more rows than `count`.
     """
-    if len(rows) > count or not any(rows):
-        raise ValueError(f"{len(rows)} rows for a batch of {count}, expected one example at least and no row too many")
+    if len(rows) > count:
+        raise ValueError(f"{len(rows)} rows for a batch of {count}")
     out = _empty_rows(count, length)
     goal = Targets(*(np.zeros((count, targets), np.int32) for _ in range(3)))
     visions = []
@@ -204,7 +206,5 @@ def pack(
             goal.segments[b, scored:end] = segment
             at, scored = stop, end
         visions.append(parts)
-    template = next(part for parts in visions for part in parts)
-    empty = jax.tree.map(lambda leaf: leaf[:0], template)
-    joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), empty, *parts) for parts in visions]
+    joined = [jax.tree.map(lambda *leaves: np.concatenate(leaves), no_vision, *parts) for parts in visions]
     return dataclasses.replace(out, vision=pad_windows(joined, windows)), goal

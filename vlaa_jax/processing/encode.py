@@ -55,6 +55,11 @@ class Encoder:
         self.geometry = geometry
         self.image_token = image_token
 
+    @property
+    def no_vision(self) -> VisionArrays:
+        """The patches of a text without images."""
+        return plan(np.zeros((0, self.images.patch_values), np.float32), [], self.geometry)[0]
+
     def sizes(self, record: Record) -> tuple[int, int]:
         """Length of the prompt in tokens and number of its windows; cuts no patches.
 

@@ -1,6 +1,7 @@
 """Prompts for rollouts in an order drawn by seed; the position is the number of prompts drawn so far."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import grain
@@ -34,20 +35,36 @@ class PromptData:
         self._good = index.good
         self._encoder = encoder
         self._seed = seed
+        self._order = functools.lru_cache(maxsize=2)(self._draw_order)
 
     def __len__(self) -> int:
         """Prompts of an epoch."""
         return len(self._good)
 
-    def batches(self, size: int, start: int) -> Iterator[list[Drawn]]:
-        """Batches of `size` prompts from draw `start` on; images are made ready ahead in threads."""
-        numbers = grain.MapDataset.range(start, 2**62).map(self.draw)
-        reads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=size)
-        return iter(numbers.to_iter_dataset(reads).batch(size, batch_fn=list))
+    def batches(self, size: int, start: int, own_rows: np.ndarray) -> Iterator[list[Drawn]]:
+        """The rows of this process in batches of `size` prompts, from draw `start` on.
+
+        Images are made ready ahead in threads.
+
+        Args:
+          size: of a batch, over all processes.
+          start: draw of its first row.
+          own_rows: places in it.
+        """
+        own = len(own_rows)
+        rows = grain.MapDataset.range(2**62).map(lambda i: self.draw(start + i // own * size + int(own_rows[i % own])))
+        reads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=own)
+        return iter(rows.to_iter_dataset(reads).batch(own, batch_fn=list))
 
     def draw(self, number: int) -> Drawn:
         """Draw `number` of the stream."""
-        epoch, place = divmod(number, len(self._good))
-        order = np.random.default_rng([self._seed, epoch]).permutation(self._good)
-        record = self._source[int(order[place])]
+        record = self._source[self.place(number)]
         return Drawn(number, record, self._encoder.encode(record))
+
+    def place(self, number: int) -> int:
+        """Where the record of draw `number` lies in the shard set."""
+        epoch, place = divmod(number, len(self._good))
+        return int(self._order(epoch)[place])
+
+    def _draw_order(self, epoch: int) -> np.ndarray:
+        return np.random.default_rng([self._seed, epoch]).permutation(self._good)

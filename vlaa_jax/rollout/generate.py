@@ -1,8 +1,9 @@
 """From encoded prompts to completions: bucketed shapes around the jitted sampler."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,21 +11,23 @@ from vlaa_jax.processing.batches import Rows, bucket, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.random_bits import split_draws
-from vlaa_jax.rollout.sampler import Completions, Prefix, SamplingWeights, decode, prefill
+from vlaa_jax.rollout.sampler import Completions, SamplingWeights, decode, encode_images, prefill
+from vlaa_jax.sharding import chunks_of_rows, join_rows, own_rows, place_rows
 
 
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Rollout:
     """What a batch of prompts gave.
 
     Attributes:
-      rows: `[B, P]` the prompts as they ran.
-      prefix: caches and vision features.
+      rows: `[B, P]` the prompts as they ran; of a frozen tower without patches.
+      features: `[B, slots, D]` of a frozen tower: they serve reference and update too. None of one that trains.
       completions: `[B, G, C]`.
     """
 
     rows: Rows
-    prefix: Prefix
+    features: jax.Array | None
     completions: Completions
 
 
@@ -40,6 +43,8 @@ class Generator:
       window_buckets: numbers of windows W likewise.
       seed: of the run.
       stream: `random_bits.TRAINING`, ...
+      batch: prompts that run at once; 0 for all. It divides the prompts of a call where these are more.
+      frozen_vision: whether a rollout keeps features in place of patches.
     """
 
     sampling: Sampling
@@ -49,31 +54,55 @@ class Generator:
     window_buckets: tuple[int, ...]
     seed: int
     stream: int
+    batch: int = 0
+    frozen_vision: bool = True
 
-    def shape(self, prompts: Sequence[EncodedPrompt]) -> tuple[int, int]:
-        """(P, W) of the program that these prompts need."""
-        length = bucket(max(len(p.tokens) for p in prompts), self.prompt_buckets, "a prompt's length")
-        windows = bucket(max(len(p.vision.frames) for p in prompts), self.window_buckets, "a prompt's window count")
-        return length, windows
+    def shape(self, lengths: Sequence[int], windows: Sequence[int]) -> tuple[int, int]:
+        """(P, W) of the program that prompts of these lengths and numbers of windows need."""
+        length = bucket(int(max(lengths)), self.prompt_buckets, "a prompt's length")
+        return length, bucket(int(max(windows)), self.window_buckets, "a prompt's window count")
 
-    def __call__(self, weights: SamplingWeights, prompts: Sequence[EncodedPrompt], draws: Sequence[int]) -> Rollout:
-        """Samples G completions of each prompt.
+    def __call__(
+        self,
+        weights: SamplingWeights,
+        prompts: Sequence[EncodedPrompt],
+        draws: Sequence[int],
+        shape: tuple[int, int] | None = None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Rollout:
+        """Samples G completions of each of B prompts.
 
         Args:
           weights: the policy.
-          prompts: B of them.
+          prompts: those of this process's rows (`sharding.own_rows`).
           draws: `[B]` numbers that name their random bits.
+          shape: (P, W) for all B of them; by default for `prompts`, where these are all.
+          check_stop: called before every chunk of prompts; it may raise.
         """
-        rows = pad_prompts(prompts, *self.shape(prompts))
-        prefix = prefill(weights, rows)
+        if shape is None:
+            shape = self.shape([len(p.tokens) for p in prompts], [len(p.vision.frames) for p in prompts])
+        draws, own = np.asarray(draws), own_rows(len(draws))
+        parts = []
+        for rows in chunks_of_rows(len(draws), self.batch or len(draws)):
+            jax.block_until_ready(parts[-1:])
+            check_stop()
+            mine = rows[own_rows(len(rows))]
+            chunk = pad_prompts([prompts[place] for place in np.searchsorted(own, mine)], *shape)
+            parts.append(self._sample(weights, chunk, draws[mine]))
+        return parts[0] if len(parts) == 1 else join_rows(parts)
+
+    def _sample(self, weights: SamplingWeights, rows: Rows, draws: np.ndarray) -> Rollout:
+        rows = place_rows(rows)
+        features = encode_images(weights, rows.vision)
+        text = dataclasses.replace(rows, vision=None)
         completions = decode(
             weights,
-            prefix,
+            prefill(weights, text, features),
             jnp.uint32(self.seed),
             jnp.uint32(self.stream),
-            jnp.asarray(split_draws(np.asarray(draws))),
+            place_rows(split_draws(draws)),
             group=self.group,
             new_tokens=self.new_tokens,
             sampling=self.sampling,
         )
-        return Rollout(rows, prefix, completions)
+        return Rollout(text, features, completions) if self.frozen_vision else Rollout(rows, None, completions)

@@ -70,14 +70,14 @@ def trained_policy(folder: RunFolder, config: ConfigDict, step: int | None = Non
       InputError: the run has no such checkpoint, or its start checkpoint is another model now.
     """
     if not folder.checkpoints.exists():
-        raise InputError(f"{folder.directory} holds no checkpoint yet")
+        raise InputError(f"{folder.address} holds no checkpoint yet")
     checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
     found = sorted(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
     step = checkpoints.latest if step is None else step
     if step is None:
-        raise InputError(f"{folder.directory} holds no checkpoint yet")
+        raise InputError(f"{folder.address} holds no checkpoint yet")
     if step not in found:
-        raise InputError(f"{folder.directory} has no checkpoint of step {step}: it holds {', '.join(map(str, found))}")
+        raise InputError(f"{folder.address} has no checkpoint of step {step}: it holds {', '.join(map(str, found))}")
     model, _ = settings.load_policy(config)
     trainable, frozen = partition(model, freeze_vision=config.model.freeze_vision)
     try:
@@ -110,10 +110,11 @@ def export(folder: RunFolder, config: ConfigDict, out: pathlib.Path, step: int |
         raise InputError(f"{out} exists already: nothing was written")
     model, step = trained_policy(folder, config, step)
     encoder = settings.load_encoder(config)
-    layout = hf.read_layout(config.model.checkpoint)
+    start = settings.start_checkpoint(config)
+    layout = hf.read_layout(start)
     staging = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
-        hf.save(model, staging, dataclasses.replace(layout, source=epath.Path(config.model.checkpoint)))
+        hf.save(model, staging, dataclasses.replace(layout, source=epath.Path(start)))
         _write_pixel_limits(staging, encoder.images)
         _write_generation_config(staging, encoder, config)
         (staging / SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")

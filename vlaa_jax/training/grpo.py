@@ -11,7 +11,9 @@ from vlaa_jax.objectives.accumulation import Metrics, WeightedSum
 from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
 from vlaa_jax.objectives.log_probabilities import token_log_probabilities
 from vlaa_jax.processing.batches import Rows
+from vlaa_jax.sharding import ROWS, TRAINING, P, keep_parameters, keep_rows, over_rows, row_specs, specs
 from vlaa_jax.training.shared_prompt import completion_states
+from vlaa_jax.training.state import partition
 
 
 @jax.tree_util.register_dataclass
@@ -83,10 +85,32 @@ class Policy:
         )
 
 
+@functools.partial(jax.jit, static_argnames=("dtype", "freeze_vision"))
+def reference_weights(model: Qwen2_5_VL, *, dtype: str, freeze_vision: bool) -> Qwen2_5_VL:
+    """A copy for log-probabilities: every weight but the norms' in the dtype in which it would be used.
+
+    So it gives the same numbers as the float32 weights, from half the memory. Of a frozen vision tower the rollout's
+    features serve; it is left out.
+    """
+
+    def keep(path: tuple, leaf: jax.Array) -> jax.Array:
+        is_norm = "norm" in jax.tree_util.keystr(path, simple=True, separator=".")
+        return jnp.copy(leaf if is_norm else leaf.astype(dtype))
+
+    used, _ = partition(model, freeze_vision=freeze_vision)
+    return keep_parameters(jax.tree_util.tree_map_with_path(keep, used), TRAINING)
+
+
 @functools.partial(jax.jit, static_argnames="policy")
 def group_log_probabilities(model: Qwen2_5_VL, groups: Groups, *, policy: Policy) -> jax.Array:
     """`[B, G, C]` without gradient: the reference's, or a recomputation of the policy's."""
-    return policy.log_probabilities(model, groups)[0]
+    run = over_rows(
+        lambda model, groups: policy.log_probabilities(model, groups)[0],
+        (specs(model, TRAINING), row_specs(groups)),
+        P(ROWS),
+        split_weights=True,
+    )
+    return run(model, groups)
 
 
 def group_loss(
@@ -117,8 +141,10 @@ def group_loss(
     return loss, metrics
 
 
-@functools.partial(jax.jit, static_argnames=("prompt_length", "completion_length"))
-def take_groups(groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_length: int, completion_length: int):
+@functools.partial(jax.jit, static_argnames=("prompt_length", "completion_length", "parts"))
+def take_groups(
+    groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_length: int, completion_length: int, parts: int = 1
+) -> tuple[Groups, Scored]:
     """Some groups of a step, cut to the smallest buckets that hold them.
 
     Args:
@@ -126,28 +152,31 @@ def take_groups(groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_len
       chosen: `[b]` places of the groups.
       prompt_length: P of the result.
       completion_length: C of the result.
+      parts: rows that each group is split over; every one has the prompt.
 
     Returns:
-      `(Groups, Scored)` with b groups.
+      `(Groups, Scored)` of `b * parts` rows with `G / parts` completions.
     """
-    prompts = groups.prompts
-    cut = lambda array: array[chosen, :prompt_length]  # noqa: E731
-    tokens = lambda array: None if array is None else array[chosen][..., :completion_length]  # noqa: E731
-    rows = Rows(
-        cut(prompts.tokens),
-        cut(prompts.segments),
-        prompts.positions[:, chosen, :prompt_length],
-        cut(prompts.feature_index),
-        jax.tree.map(lambda leaf: leaf[chosen], prompts.vision),
+    rows = jnp.repeat(chosen, parts)
+    prompt = lambda array: array[rows, :prompt_length]  # noqa: E731
+    split = lambda array: array[chosen].reshape(len(rows), -1, *array.shape[2:])  # noqa: E731
+    tokens = lambda array: None if array is None else split(array)[..., :completion_length]  # noqa: E731
+    prompts = Rows(
+        prompt(groups.prompts.tokens),
+        prompt(groups.prompts.segments),
+        groups.prompts.positions[:, rows, :prompt_length],
+        prompt(groups.prompts.feature_index),
+        jax.tree.map(lambda leaf: leaf[rows], groups.prompts.vision),
     )
-    features = None if groups.features is None else groups.features[chosen]
-    return (
-        Groups(rows, features, tokens(groups.tokens), groups.lengths[chosen]),
+    features = None if groups.features is None else groups.features[rows]
+    taken = (
+        Groups(prompts, features, tokens(groups.tokens), split(groups.lengths)),
         Scored(
             tokens(scored.old),
             tokens(scored.reference),
-            scored.advantages[chosen],
+            split(scored.advantages),
             tokens(scored.mask),
             tokens(scored.importance),
         ),
     )
+    return keep_rows(taken)

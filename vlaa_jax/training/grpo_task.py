@@ -1,9 +1,10 @@
 """GRPO: rollout -> verify -> advantages -> updates."""
 
 import collections
+import dataclasses
 import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vlaa_jax.errors import InputError
+from vlaa_jax import distributed
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
@@ -25,13 +26,20 @@ from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import TRAINING
 from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
+from vlaa_jax.training.batch_sizes import grpo_sizes
 from vlaa_jax.training.clock import Clock
-from vlaa_jax.training.grpo import Groups, Policy, Scored, group_log_probabilities, group_loss, take_groups
+from vlaa_jax.training.grpo import (
+    Groups,
+    Scored,
+    group_log_probabilities,
+    group_loss,
+    reference_weights,
+    take_groups,
+)
 from vlaa_jax.training.run_folder import trace_fields
-from vlaa_jax.training.state import create_state
 from vlaa_jax.training.task import StepReport
-from vlaa_jax.training.updates import Updater
 
 # Phrases whose share VLAA-Thinking counts (section 4.4, figure 7).
 AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
@@ -40,11 +48,31 @@ _FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Judged:
+    """A prompt of a step with its group, on the host.
+
+    Attributes:
+      draw: its number in the stream.
+      id, verifier, gold: of its record.
+      texts: G completions.
+      traces: G verdicts.
+    """
+
+    draw: int
+    id: str
+    verifier: str
+    gold: str
+    texts: list[str]
+    traces: list[Trace]
+
+
 class GRPOTask:
     """Group relative policy optimisation with the mixed reward (VLAA-Thinking, section 4)."""
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        self._counts = grpo_sizes(config, row_shards())
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         self.source, self.index = settings.open_records(config, "train", self.encoder)
@@ -54,46 +82,29 @@ class GRPOTask:
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
         self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
-
-        updates, rest = divmod(config.rollout.prompts * config.rollout.group_size, config.updates.completions)
-        if rest or config.updates.completions % config.rollout.group_size:
-            raise InputError(
-                f"config.updates.completions is {config.updates.completions}: expected a multiple of the group size "
-                f"{config.rollout.group_size} that divides a step's "
-                f"{config.rollout.prompts * config.rollout.group_size}"
-            )
-        if (config.updates.completions // config.rollout.group_size) % config.updates.micro_batch:
-            raise InputError(
-                f"config.updates.micro_batch is {config.updates.micro_batch}: expected a number of groups that divides "
-                f"an update's {config.updates.completions // config.rollout.group_size}"
-            )
-        if max(config.updates.completion_buckets) < config.rollout.new_tokens:
-            raise InputError(
-                f"config.updates.completion_buckets is {tuple(config.updates.completion_buckets)}: expected one of at "
-                f"least config.rollout.new_tokens ({config.rollout.new_tokens})"
-            )
-        self.updates_per_step = updates * config.updates.epochs
-        transform, self._schedule = settings.optimizer(config, config.steps * self.updates_per_step)
-        self.state = create_state(model, transform, freeze_vision=config.model.freeze_vision)
-        self._objective = settings.objective(config)
+        self.updates_per_step = self._counts.updates * config.updates.epochs
+        self._objective, self._policy = settings.objective(config), settings.policy(config)
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
-        self._reference = model if self._objective.kl_placement != "none" else None
-        if self._reference is not None:
-            # The state's buffers are donated to every update, so the reference needs its own.
-            self._reference = jax.tree.map(jnp.copy, model)
-        self._policy = Policy(
-            config.rollout.temperature, config.model.dtype, config.model.remat, config.objective.chunk
-        )
+        self._reference = None
+        if self._objective.kl_placement != "none":
+            # The state's buffers are donated to every update, so the reference needs its own: of matrices what every
+            # pass of it would make of them first, in half the memory.
+            reference = reference_weights(model, dtype=config.model.dtype, freeze_vision=config.model.freeze_vision)
+            host = settings.on_host(config, "model.reference_memory")
+            self._reference = move(reference, "pinned_host") if host else reference
         loss = functools.partial(group_loss, policy=self._policy, objective=self._objective)
-        self._updater = Updater(loss, transform)
+        updates = config.steps * self.updates_per_step
+        self.state, self._updater, self._schedule = settings.start_training(config, model, loss, updates)
         self._generator = Generator(
-            sampling=settings.sampling(config, self.encoder, self.sizes),
+            sampling=settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes),
             group=config.rollout.group_size,
             new_tokens=config.rollout.new_tokens,
             prompt_buckets=tuple(config.rollout.prompt_buckets),
             window_buckets=tuple(config.rollout.window_buckets),
             seed=config.seed,
             stream=TRAINING,
+            batch=self._counts.batch,
+            frozen_vision=config.model.freeze_vision,
         )
         self.programs = self._count_programs()
 
@@ -102,50 +113,54 @@ class GRPOTask:
         return self.state.model
 
     def begin(self) -> None:
-        data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
-        self._batches = data.batches(self.config.rollout.prompts, self.numbers["draws"])
-        self._epoch = len(data)
+        self._data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
+        self._own_rows = own_rows(self.config.rollout.prompts)
+        self._batches = self._data.batches(self.config.rollout.prompts, self.numbers["draws"], self._own_rows)
 
-    def step(self, number: int, clock: Clock) -> StepReport:
+    def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
+        draws = self.numbers["draws"] + np.arange(config.rollout.prompts)
+        places = [self._data.place(int(draw)) for draw in draws]
+        prompt_lengths = self.index.prompt[places]
         with clock.phase("data"):
-            drawn = next(self._batches)
-        prompts = [d.prompt for d in drawn]
+            drawn = distributed.together(lambda: next(self._batches))
         with clock.phase("rollout"):
-            length, windows = self._generator.shape(prompts)
-            clock.program(f"rollout of {length} + {config.rollout.new_tokens} tokens, {windows} windows")
+            shape = self._generator.shape(prompt_lengths, self.index.windows[places])
+            clock.program(f"rollout of {shape[0]} + {config.rollout.new_tokens} tokens, {shape[1]} windows")
             weights = sampling_weights(self.model, settings.compute_dtype(config))
-            rollout = self._generator(weights, prompts, [d.draw for d in drawn])
+            rollout = self._generator(weights, [d.prompt for d in drawn], draws, shape, check_stop)
             del weights
-            tokens, lengths, ended = (
-                np.asarray(a)
-                for a in (rollout.completions.tokens, rollout.completions.lengths, rollout.completions.ended)
-            )
+            lengths, ended = fetch_all((rollout.completions.lengths, rollout.completions.ended))
+            tokens = fetch_rows(rollout.completions.tokens)
         with clock.phase("decode_text"):
             texts = [
                 [self.encoder.tokenizer.decode(row[:n]) for row, n in zip(group, sizes, strict=True)]
-                for group, sizes in zip(tokens, lengths, strict=True)
+                for group, sizes in zip(tokens, lengths[self._own_rows], strict=True)
             ]
         with clock.phase("verify"):
-            traces = self._verify(drawn, texts)
-        rewards = np.asarray([[trace.score for trace in group] for group in traces], np.float32)
+            own = distributed.together(lambda: self._verify(drawn, texts))
+            judged = distributed.gather_rows(dict(zip(self._own_rows.tolist(), own, strict=True)))
+        check_stop()
+        rewards = np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
         learnt = rewards
         if config.rewards.shuffled:
             generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
             learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-        groups, scored = self._score(rollout, learnt, clock)
-        outcome = self._update(number, groups, scored, lengths, clock)
+        groups, scored = self._score(rollout, learnt)
+        outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
-        self.numbers["draws"] = drawn[-1].draw + 1
-        metrics = self._metrics(drawn, texts, traces, rewards, lengths, ended) | outcome["metrics"]
-        metrics["epoch"] = self.numbers["draws"] / self._epoch
+        self.numbers["draws"] += len(draws)
+        metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
+        metrics["epoch"] = self.numbers["draws"] / len(self._data)
         self._control_kl(metrics, rewards.size)
-        samples = self._sample_rows(drawn, texts, traces, np.asarray(scored.advantages), lengths, ended)
+        samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
         counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
         bad = None
         if outcome["bad_updates"]:
-            bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [d.record.id for d in drawn]}
-        pictures = {d.record.id: d.record.images[0] for d in drawn[: config.log.samples] if d.record.images}
+            tokens = fetch_all(rollout.completions.tokens)
+            bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [group.id for group in judged]}
+        shown = [self.source[place] for place in places[: config.log.samples]]
+        pictures = {record.id: record.images[0] for record in shown if record.images}
         return StepReport(metrics, samples, counts, bad, pictures)
 
     def _count_programs(self) -> int:
@@ -161,23 +176,23 @@ class GRPOTask:
         place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
-    def _verify(self, drawn: Sequence[Drawn], texts: Sequence[Sequence[str]]) -> list[list[Trace]]:
+    def _verify(self, drawn: Sequence[Drawn], texts: Sequence[list[str]]) -> list[Judged]:
         requests = [
             Request(d.record.verifier, text, d.record.answer, d.record, d.prompt.resizes)
             for d, group in zip(drawn, texts, strict=True)
             for text in group
         ]
         flat = score_many(requests, strict=self.config.rewards.strict, scorer=self.scorer, pool=self.pool)
-        group = self.config.rollout.group_size
-        return [flat[at : at + group] for at in range(0, len(flat), group)]
+        traces = iter(flat)
+        return [
+            Judged(d.draw, d.record.id, d.record.verifier, d.record.answer, group, [next(traces) for _ in group])
+            for d, group in zip(drawn, texts, strict=True)
+        ]
 
-    def _score(self, rollout: Rollout, rewards: np.ndarray, clock: Clock) -> tuple[Groups, Scored]:
+    def _score(self, rollout: Rollout, rewards: np.ndarray) -> tuple[Groups, Scored]:
         """Everything the updates of this step read."""
         section, completions = self.config.objective, rollout.completions
-        frozen = self.config.model.freeze_vision
-        groups = Groups(
-            rollout.rows, rollout.prefix.features if frozen else None, completions.tokens, completions.lengths
-        )
+        groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
         importance = None
@@ -191,7 +206,7 @@ class GRPOTask:
             old=old,
             reference=None,
             advantages=advantages(
-                jnp.asarray(rewards),
+                place_rows(rewards[self._own_rows]),
                 baseline=section.advantage_baseline,
                 scale=section.advantage_scale,
                 epsilon=section.advantage_epsilon,
@@ -199,22 +214,12 @@ class GRPOTask:
             mask=mask,
             importance=importance,
         )
-        if self._reference is None:
-            return groups, scored
-        with clock.phase("reference"):
-            reference = self._by_micro_batch(groups, scored, clock)
-        return groups, Scored(scored.old, reference, scored.advantages, scored.mask, scored.importance)
+        return groups, scored
 
-    def _by_micro_batch(self, groups: Groups, scored: Scored, clock: Clock) -> jax.Array:
-        """The reference's log-probabilities `[B, G, C]` of all groups."""
-        length = groups.tokens.shape[-1]
-        out = np.zeros(groups.tokens.shape, np.float32)
-        for chosen in self._micro_batches(np.arange(len(groups.tokens)), np.asarray(groups.lengths)):
-            part, _, size = self._take(groups, scored, chosen)
-            clock.program(_named("reference", part))
-            values = group_log_probabilities(self._reference, part, policy=self._policy)
-            out[chosen, :, : min(size, length)] = np.asarray(values)
-        return jnp.asarray(out)
+    def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
+        """Adds the reference's log-probabilities of a micro-batch."""
+        clock.program(_named("reference", part))
+        return dataclasses.replace(scored, reference=group_log_probabilities(reference, part, policy=self._policy))
 
     def _micro_batches(self, chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
         """Groups of an update in micro-batches; sorted by length, so that few share a large bucket with small ones."""
@@ -222,33 +227,56 @@ class GRPOTask:
         ordered = chosen[np.argsort(lengths[chosen].max(axis=1), kind="stable")]
         return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
-    def _take(self, groups: Groups, scored: Scored, chosen: np.ndarray) -> tuple[Groups, Scored, int]:
-        """Groups cut to the smallest buckets that hold them, and the completion bucket."""
-        prompts = int(np.asarray(groups.prompts.segments)[chosen].sum(axis=1).max())
-        longest = int(np.asarray(groups.lengths)[chosen].max())
-        prompt_length = bucket(prompts, self.config.rollout.prompt_buckets, "a prompt's length")
+    def _take(
+        self, groups: Groups, scored: Scored, chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
+    ) -> tuple[Groups, Scored]:
+        """Groups cut to the smallest buckets that hold their prompts (`[B]` tokens) and completions."""
+        prompt_length = bucket(int(prompts[chosen].max()), self.config.rollout.prompt_buckets, "a prompt's length")
+        longest = int(lengths[chosen].max())
         length = bucket(longest, self.config.updates.completion_buckets, "a completion's length")
-        length = min(length, groups.tokens.shape[-1])
-        part = take_groups(groups, scored, jnp.asarray(chosen), prompt_length=prompt_length, completion_length=length)
-        return *part, length
+        return take_groups(
+            groups,
+            scored,
+            jnp.asarray(chosen),
+            prompt_length=prompt_length,
+            completion_length=min(length, groups.tokens.shape[-1]),
+            parts=self._counts.parts,
+        )
 
-    def _update(self, number: int, groups: Groups, scored: Scored, lengths: np.ndarray, clock: Clock) -> dict[str, Any]:
+    def _update(
+        self,
+        number: int,
+        groups: Groups,
+        scored: Scored,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
+        clock: Clock,
+    ) -> dict[str, Any]:
         """All updates of the step; groups are dealt out by the step's seed and never split over updates."""
         section = self.config.updates
         kl_coefficient = jnp.float32(self.numbers["kl_coefficient"])
-        per_update = section.completions // self.config.rollout.group_size
+        per_update = self._counts.groups
         gathered: dict[str, list[float]] = collections.defaultdict(list)
         tokens = bad = 0
-        with clock.phase("update"):
-            for epoch in range(section.epochs):
-                generator = np.random.default_rng([self.config.seed, _GROUP_ORDER, number, epoch])
-                order = generator.permutation(len(groups.tokens))
-                for at in range(0, len(order), per_update):
-                    chosen = order[at : at + per_update]
+        for epoch in range(section.epochs):
+            generator = np.random.default_rng([self.config.seed, _GROUP_ORDER, number, epoch])
+            order = generator.permutation(len(groups.tokens))
+            for at in range(0, len(order), per_update):
+                chosen = order[at : at + per_update]
+                parts = [
+                    self._take(groups, scored, places, prompts, lengths)
+                    for places in self._micro_batches(chosen, lengths)
+                ]
+                if self._reference is not None:
+                    with clock.phase("reference"):
+                        reference = move(self._reference, "device")  # nothing moves where it is there already
+                        parts = [(part, self._refer(reference, part, of, clock)) for part, of in parts]
+                        jax.block_until_ready(parts)
+                        del reference
+                with clock.phase("update"):
                     denominator = loss_denominator(scored.mask[jnp.asarray(chosen)], self._objective)
                     total = None
-                    for places in self._micro_batches(chosen, lengths):
-                        part, part_scored, _ = self._take(groups, scored, places)
+                    for part, part_scored in parts:
                         clock.program(_named("update", part))
                         batch = (part, part_scored, kl_coefficient)
                         total = (
@@ -260,13 +288,13 @@ class GRPOTask:
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
-                    bad += not finite
-                    if finite:
-                        for name, value in summarise(sums).items():
-                            gathered[f"update/{name}"].append(value)
-                        gathered["loss"].append(float(outcome.loss))
-                        gathered["gradient_norm"].append(float(outcome.gradient_norm))
-                        gathered["learning_rate"].append(rate)
+                bad += not finite
+                if finite:
+                    for name, value in summarise(sums).items():
+                        gathered[f"update/{name}"].append(value)
+                    gathered["loss"].append(float(outcome.loss))
+                    gathered["gradient_norm"].append(float(outcome.gradient_norm))
+                    gathered["learning_rate"].append(rate)
         metrics = {name: float(np.mean(values)) for name, values in gathered.items()}
         # At the first update policy and sampler are one: the ratio there measures their numerical difference.
         if gathered["update/ratio"]:
@@ -294,26 +322,25 @@ class GRPOTask:
 
     def _metrics(
         self,
-        drawn: Sequence[Drawn],
-        texts: Sequence[Sequence[str]],
-        traces: Sequence[Sequence[Trace]],
+        judged: Sequence[Judged],
         rewards: np.ndarray,
         lengths: np.ndarray,
         ended: np.ndarray,
     ) -> dict[str, float]:
         by_kind: dict[str, list[tuple[str, Trace]]] = collections.defaultdict(list)
-        for d, group in zip(drawn, traces, strict=True):
-            for suffix in ("", f"/{d.record.verifier}"):
-                by_kind[suffix] += [(d.record.verifier, trace) for trace in group]
+        for group in judged:
+            for suffix in ("", f"/{group.verifier}"):
+                by_kind[suffix] += [(group.verifier, trace) for trace in group.traces]
         metrics = {}
-        for suffix, judged in by_kind.items():
-            valid = [trace.score for _, trace in judged if trace.valid]
-            metrics[f"reward{suffix}"] = float(np.mean([trace.score for _, trace in judged]))
-            metrics[f"accuracy{suffix}"] = float(np.mean([accuracy(trace, kind) for kind, trace in judged]))
-            metrics[f"valid{suffix}"] = len(valid) / len(judged)
+        for suffix, verdicts in by_kind.items():
+            valid = [trace.score for _, trace in verdicts if trace.valid]
+            metrics[f"reward{suffix}"] = float(np.mean([trace.score for _, trace in verdicts]))
+            metrics[f"accuracy{suffix}"] = float(np.mean([accuracy(trace, kind) for kind, trace in verdicts]))
+            metrics[f"valid{suffix}"] = len(valid) / len(verdicts)
             if valid:
                 metrics[f"reward_if_valid{suffix}"] = float(np.mean(valid))
-        flat = [trace for group in traces for trace in group]
+        flat = [trace for group in judged for trace in group.traces]
+        texts = [text for group in judged for text in group.texts]
         metrics["reward_deviation"] = float(rewards.std(axis=1).mean())
         metrics["groups_without_signal"] = float((rewards.max(axis=1) == rewards.min(axis=1)).mean())
         metrics["box_space_suspect"] = sum(trace.box_space_suspect for trace in flat)
@@ -321,40 +348,39 @@ class GRPOTask:
         metrics["length"] = float(lengths.mean())
         metrics["length/min"], metrics["length/max"] = int(lengths.min()), int(lengths.max())
         metrics["truncated"] = float(1 - ended.mean())
-        lowered = [text.lower() for group in texts for text in group]
+        lowered = [text.lower() for text in texts]
         for phrase in AHA_PHRASES:
             metrics[f"aha/{phrase.replace(' ', '_')}"] = sum(phrase in text for text in lowered)
-        metrics["in_steps"] = float(np.mean([bool(_FIRST_STEP.search(t)) for group in texts for t in group]))
+        metrics["in_steps"] = float(np.mean([bool(_FIRST_STEP.search(text)) for text in texts]))
         return metrics
 
     def _sample_rows(
         self,
-        drawn: Sequence[Drawn],
-        texts: Sequence[Sequence[str]],
-        traces: Sequence[Sequence[Trace]],
+        judged: Sequence[Judged],
         advantage: np.ndarray,
         lengths: np.ndarray,
         ended: np.ndarray,
     ) -> list[Mapping[str, Any]]:
         return [
             {
-                "id": d.record.id,
-                "draw": d.draw,
+                "id": group.id,
+                "draw": group.draw,
                 "sample": g,
-                "verifier": d.record.verifier,
-                "gold": d.record.answer,
+                "verifier": group.verifier,
+                "gold": group.gold,
                 "completion": text,
                 "length": int(lengths[b, g]),
                 "truncated": not bool(ended[b, g]),
                 "advantage": float(advantage[b, g]),
-                **trace_fields(traces[b][g]),
+                **trace_fields(group.traces[g]),
             }
-            for b, d in enumerate(drawn)
-            for g, text in enumerate(texts[b])
+            for b, group in enumerate(judged)
+            for g, text in enumerate(group.texts)
         ]
 
 
 def _named(what: str, groups: Groups) -> str:
     """A program and its sizes, for `Clock.program`."""
-    windows = groups.prompts.vision.frames.shape[1]
-    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {windows} windows"
+    images = groups.prompts.vision.frames.shape[1] if groups.features is None else groups.features.shape[1]
+    unit = "windows" if groups.features is None else "image tokens"
+    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {images} {unit}"

@@ -7,12 +7,13 @@ import pathlib
 import shlex
 import signal
 import time
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from vlaa_jax import distributed
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
 from vlaa_jax.evaluation.tables import Table, text_table
@@ -27,31 +28,38 @@ from vlaa_jax.training.progress import Progress
 from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
 from vlaa_jax.training.run_header import continued_header
 from vlaa_jax.training.run_report import before_after_tables, write_run_report
+from vlaa_jax.training.stop import Stopped, StopRequest
 from vlaa_jax.training.task import StepReport, Task
 from vlaa_jax.training.tensorboard import TensorBoard
 
 # What may differ when a run goes on: nothing that changes a step already done. More `steps` are allowed: the steps done
 # stay as they are, those to come follow the schedule of the new length. So the run is not the one that a start with
 # that number would have been, and `run.json` says when the number changed.
-CHANGEABLE = ("steps", "log", "evaluation", "checkpoint")
+CHANGEABLE = ("steps", "log", "evaluation", "checkpoint", "mesh")
 _SHOWN = ("reward", "loss", "valid", "length", "kl", "evaluation/reward", "seconds/step")
 _MOST_BAD_STEPS = 3
 _FEWEST_VALID = 0.05  # of the completions of the first steps
 _FALL = 0.10  # of the held-out reward below its best
 _BAD_STEPS = "bad_steps"  # in a row, among the numbers that a checkpoint keeps
+_UNWRITTEN = "unwritten"  # metrics of the last step, among those numbers: its evaluation was left
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Interrupted(Exception):
-    """Ctrl-C or SIGTERM: the step in progress was finished and saved."""
+    """Ctrl-C or SIGTERM, on any process; the last whole step is saved."""
+
+    def __init__(self, message: str, number: int | None):
+        """Says how the run goes on; `number` is the signal."""
+        super().__init__(message)
+        self.exit_code = 0 if number == signal.SIGTERM else 130
 
 
-def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: str) -> pathlib.Path:
+def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, command: str) -> pathlib.Path:
     """Runs a task to its last step, from wherever its folder stands.
 
     Args:
       task: SFT or GRPO.
-      workdir: the run's folder.
+      workdir: the run's folder, local or `gs://bucket/run`.
       recorded: the config as the user gave it; it is kept in the folder and compared on resume.
       command: what starts this run again; printed where that helps.
 
@@ -64,7 +72,9 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
       Interrupted: asked to stop; everything is saved.
     """
     try:
-        with contextlib.closing(RunFolder(workdir)) as folder:
+        with contextlib.closing(
+            distributed.together(lambda: RunFolder(workdir, reading=not distributed.is_first()))
+        ) as folder:
             return _train(task, folder, recorded, command)
     except OSError as error:
         if error.errno not in _NO_ROOM:
@@ -75,90 +85,182 @@ def train(task: Task, workdir: pathlib.Path, *, recorded: ConfigDict, command: s
 
 
 def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) -> pathlib.Path:
-    config, workdir = task.config, folder.directory
+    config = task.config
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
-    evaluation = _Evaluation(config, task, folder)
-    if _finished(folder, evaluation, task.steps):
+    evaluation = distributed.together(lambda: _Evaluation(config, task, folder))
+
+    def finished() -> bool:
+        if not _finished(folder, evaluation, task.steps):
+            return False
         continued_header(folder.header(), recorded.to_dict(), prompt, changeable=CHANGEABLE)  # raises for another run
         print(_finished_text(folder, task.steps, command, config.seed), flush=True)
+        return True
+
+    if distributed.on_first(finished):
         return folder.report_path
-    folder.begin(recorded.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE)
+    distributed.on_first(lambda: folder.begin(recorded.to_dict(), prompt_sha256=prompt, changeable=CHANGEABLE))
     checkpoints = Checkpoints(folder.checkpoints, keep=config.checkpoint.keep)
-    start = checkpoints.latest or 0
-    if start > task.steps:
-        raise InputError(
-            f"config.steps is {task.steps}, but the run in {workdir} has done {start}: expected that or more"
-        )
+    start = distributed.on_first(lambda: _start(folder, checkpoints, task.steps))
     if start:
-        task.state, task.numbers = checkpoints.restore(task.state)
+        task.state, task.numbers = checkpoints.restore(task.state, start)
+    with (
+        checkpoints,
+        StopRequest() as stop,
+        Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
+        TensorBoard(folder.tensorboard) if distributed.is_first() else contextlib.nullcontext() as board,
+    ):
+        loop = _Loop(task, folder, evaluation, checkpoints, stop, progress, board, start)
+        try:
+            loop.run()
+        except Stopped:
+            raise Interrupted(f"stopped {loop.save_last_step()}; go on with: {command}", stop.asked()) from None
+    report_path = distributed.on_first(lambda: write_run_report(folder, evaluation.source))
+    distributed.on_first(lambda: print(f"\n{text_table(_result(folder, task.steps))}\n", flush=True))
+    return report_path
+
+
+def _start(folder: RunFolder, checkpoints: Checkpoints, steps: int) -> int:
+    """The step of the newest checkpoint, and the files as they were then."""
+    start = checkpoints.latest or 0
+    if start > steps:
+        raise InputError(
+            f"config.steps is {steps}, but the run in {folder.address} has done {start}: expected that or more"
+        )
     folder.cut_after(start if start else -1)
     # That of an earlier end, where steps were added.
     folder.report_path.unlink(missing_ok=True)
+    return start
 
-    compiled = CompileCounter()
-    with (
-        checkpoints,
-        _StopFlag() as stop,
-        Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
-        TensorBoard(folder.tensorboard) as board,
+
+class _Loop:
+    """The steps of one start. Every process runs it; the first one alone writes the folder."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: RunFolder,
+        evaluation: "_Evaluation",
+        checkpoints: Checkpoints,
+        stop: StopRequest,
+        progress: Progress,
+        board: TensorBoard | None,
+        start: int,
     ):
-        if start:
-            progress.say(f"resumed {workdir} at step {start} of {task.steps}")
+        self._task, self._folder, self._evaluation, self._checkpoints = task, folder, evaluation, checkpoints
+        self._stop, self._progress, self._board = stop, progress, board
+        self._done = start
+        self._reward: float | None = None  # held-out, after the last step done
+        self._compiled = CompileCounter()
+        self._clock = Clock(task.programs, progress.say)
+
+    def run(self) -> None:
+        """All steps that are left, and what comes before and after them.
+
+        Raises:
+          Stopped: the run was asked to stop; `save_last_step` is to follow.
+        """
+        task, folder = self._task, self._folder
+        if self._done:
+            self._progress.say(f"resumed {folder.address} at step {self._done} of {task.steps}")
+            self._make_up_evaluation()
         else:
-            around = ", with held-out answers before and after" if config.data.evaluation else ""
-            progress.say(f"{task.steps} steps follow{around}; the time left is shown from the second step on")
+            around = ", with held-out answers before and after" if task.config.data.evaluation else ""
+            self._progress.say(f"{task.steps} steps follow{around}; the time left is shown from the second step on")
             # Step 0 is the start policy: the "before" of the report, and the mark that a best checkpoint must pass.
-            folder.write_metrics(0, evaluation.full("before", 0))
-        if start < task.steps:
+            before = self._evaluation.full("before", 0, self._stop.check)
+            distributed.on_first(lambda: folder.write_metrics(0, before))
+        if self._done < task.steps:
             task.begin()
         # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
-        clock, began = Clock(task.programs, progress.say), time.perf_counter()
-        for number in range(start + 1, task.steps + 1):
-            report = task.step(number, clock)
-            metrics = dict(report.metrics)
-            bad_steps = _count_bad(report, number, task.numbers.get(_BAD_STEPS, 0), folder)
-            task.numbers[_BAD_STEPS] = bad_steps
-            reward = None
-            if evaluation.due(number):
+        self._began = time.perf_counter()
+        for number in range(self._done + 1, task.steps + 1):
+            self._step(number)
+        distributed.together(self._checkpoints.wait)
+        if not distributed.on_first(lambda: self._evaluation.done("after", task.steps)):
+            self._evaluation.full("after", task.steps, self._stop.check)
+
+    def save_last_step(self) -> str:
+        """Saves the last whole step unless that is done, and says where the run stands."""
+        if not self._done:
+            return "before the first step was done"
+        with contextlib.suppress(InputError):  # a save that failed is made up for
+            distributed.together(self._checkpoints.wait)
+        if distributed.on_first(lambda: self._checkpoints.latest) != self._done:
+            self._save()
+        distributed.together(self._checkpoints.wait)
+        return f"after step {self._done}, which is saved"
+
+    def _step(self, number: int) -> None:
+        task, clock = self._task, self._clock
+        report = task.step(number, clock, self._stop.check)
+        metrics = dict(report.metrics)
+        task.numbers[_BAD_STEPS] = 0 if report.bad_batch is None else task.numbers.get(_BAD_STEPS, 0) + 1
+        self._done, self._reward = number, None
+        if self._evaluation.due(number):
+            try:
                 with clock.phase("evaluate"):
-                    measured = evaluation.subset()
-                reward = measured["evaluation/reward"]
-                metrics |= measured
-            seconds, now = clock.read(), time.perf_counter()
-            whole, began = now - began, now
-            metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
-            metrics |= {"seconds/step": whole, "seconds/other": whole - sum(seconds.values())}
-            for phase, tokens in report.tokens.items():
-                metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
-            metrics["programs_compiled"] = compiled.count
-            folder.write_samples(number, report.samples)
-            folder.write_metrics(number, metrics)
-            board.scalars(number, metrics)
-            _show_samples(board, number, report)
-            progress.step(number, metrics)
-            for warning in _warnings(number, metrics, report, folder):
-                progress.say(warning)
-            if bad_steps == _MOST_BAD_STEPS:
-                raise InputError(
-                    f"steps {number - bad_steps + 1} to {number} had no finite loss or gradient and were not applied; "
-                    f"their batches are in {folder.directory}: start a new run with a lower "
-                    "config.optimizer.learning_rate"
-                )
-            # Read once: a signal that comes between saving and leaving must not leave without saving.
-            stopping = stop.asked
-            # After the lines: a checkpoint of step n promises that all lines up to n are there.
-            if number % config.checkpoint.every == 0 or number == task.steps or stopping:
-                with clock.phase("checkpoint"):
-                    checkpoints.save(number, task.state, task.numbers, reward)
-            if stopping and number < task.steps:
-                checkpoints.wait()
-                raise Interrupted(f"stopped after step {number}, which is saved; go on with: {command}")
-        checkpoints.wait()
-        if not evaluation.done("after", task.steps):
-            evaluation.full("after", task.steps)
-    report_path = write_run_report(folder, evaluation.source)
-    print(f"\n{text_table(_result(folder, task.steps))}\n", flush=True)
-    return report_path
+                    metrics |= self._evaluation.subset(self._stop.check)
+            except Stopped:
+                distributed.on_first(lambda: self._folder.write_samples(number, report.samples))
+                task.numbers[_UNWRITTEN] = metrics
+                raise
+            self._reward = metrics["evaluation/reward"]
+        seconds, now = clock.read(), time.perf_counter()
+        whole, self._began = now - self._began, now
+        metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
+        metrics |= {"seconds/step": whole, "seconds/other": whole - sum(seconds.values())}
+        for phase, tokens in report.tokens.items():
+            metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
+        metrics["programs_compiled"] = self._compiled.count
+        warnings = distributed.on_first(lambda: self._write(number, metrics, report))
+        self._progress.step(number, metrics)
+        for warning in warnings:
+            self._progress.say(warning)
+        # Asked once: a signal that comes between saving and leaving must not leave without saving.
+        stopping = self._stop.asked() is not None
+        # After the lines: a checkpoint of step n promises that all lines up to n are there.
+        if number % task.config.checkpoint.every == 0 or number == task.steps or stopping:
+            with clock.phase("checkpoint"):
+                self._save()
+        if stopping and number < task.steps:
+            raise Stopped
+
+    def _write(self, number: int, metrics: Mapping[str, float], report: StepReport) -> list[str]:
+        """All lines of a step; returns what the user should know."""
+        folder = self._folder
+        folder.write_samples(number, report.samples)
+        folder.write_metrics(number, metrics)
+        self._board.scalars(number, metrics)
+        _show_samples(self._board, number, report)
+        if report.bad_batch is not None:
+            batch = {name: np.asarray(value) for name, value in report.bad_batch.items()}
+            np.savez(folder.directory / f"non-finite-step-{number}.npz", **batch)
+        bad_steps = self._task.numbers[_BAD_STEPS]
+        if bad_steps == _MOST_BAD_STEPS:
+            raise InputError(
+                f"steps {number - bad_steps + 1} to {number} had no finite loss or gradient and were not applied; "
+                f"their batches are in {folder.address}: start a new run with a lower config.optimizer.learning_rate"
+            )
+        return _warnings(number, metrics, report, folder)
+
+    def _make_up_evaluation(self) -> None:
+        """That of the last step, which was left when the run was stopped."""
+        metrics = self._task.numbers.get(_UNWRITTEN)
+        if metrics is None:
+            return
+        metrics = metrics | self._evaluation.subset(self._stop.check)
+
+        def write() -> None:
+            if self._folder.metrics()[-1]["step"] < self._done:
+                self._folder.write_metrics(self._done, metrics)
+                self._board.scalars(self._done, metrics)
+
+        distributed.on_first(write)
+        del self._task.numbers[_UNWRITTEN]
+
+    def _save(self) -> None:
+        distributed.on_first(self._folder.settle)
+        self._checkpoints.save(self._done, self._task.state, self._task.numbers, self._reward)
 
 
 class _Evaluation:
@@ -192,18 +294,20 @@ class _Evaluation:
     def due(self, number: int) -> bool:
         return self.source is not None and number % self._config.evaluation.every == 0
 
-    def subset(self) -> dict[str, float]:
+    def subset(self, check_stop: Callable[[], None]) -> dict[str, float]:
         """Greedy rewards of the small set, for the curve and the best checkpoint."""
-        return _prefixed("evaluation", summarise(self._run(self._subset, greedy=True, description="evaluate")))
+        results = self._run(self._subset, check_stop, greedy=True, description="evaluate")
+        return _prefixed("evaluation", summarise(results))
 
-    def full(self, name: str, step: int) -> dict[str, float]:
+    def full(self, name: str, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
         """Greedy and sampled answers of the whole set, kept in `evaluation/<name>-<mode>.jsonl`."""
         if self.source is None:
             return {}
         out = {}
         for mode, prefix in (("greedy", "evaluation"), ("sampled", "evaluation_sampled")):
-            results = self._run(self._full, greedy=mode == "greedy", description=f"{name}, {mode}")
-            _write_results(self._path(name, mode), step, results)
+            results = self._run(self._full, check_stop, greedy=mode == "greedy", description=f"{name}, {mode}")
+            path = self._path(name, mode)
+            distributed.on_first(lambda path=path, results=results: _write_results(path, step, results))
             out |= _prefixed(prefix, summarise(results))
         return out
 
@@ -214,10 +318,12 @@ class _Evaluation:
     def _path(self, name: str, mode: str) -> pathlib.Path:
         return self._folder.directory / "evaluation" / f"{name}-{mode}.jsonl"
 
-    def _run(self, evaluator: Evaluator, *, greedy: bool, description: str) -> list[Result]:
+    def _run(
+        self, evaluator: Evaluator, check_stop: Callable[[], None], *, greedy: bool, description: str
+    ) -> list[Result]:
         config, task = self._config, self._task
         generator = Generator(
-            sampling=settings.sampling(config, task.encoder, task.model.config, greedy=greedy),
+            sampling=settings.sampling(config, task.encoder.tokenizer.end_tokens, task.model.config, greedy=greedy),
             group=1 if greedy else config.evaluation.samples,
             new_tokens=config.rollout.new_tokens,
             prompt_buckets=tuple(config.rollout.prompt_buckets),
@@ -226,33 +332,7 @@ class _Evaluation:
             stream=EVALUATION,
         )
         weights = sampling_weights(task.model, settings.compute_dtype(config))
-        return evaluator(weights, generator, description)
-
-
-class _StopFlag:
-    """Set by the first Ctrl-C or SIGTERM; a second one ends at once."""
-
-    def __enter__(self) -> Self:
-        self.asked = False
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, _: object) -> None:
-        self.asked = True
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-
-
-def _count_bad(report: StepReport, number: int, bad_steps: int, folder: RunFolder) -> int:
-    """Steps in a row without a finite loss and gradient, this one included; keeps its batch."""
-    if report.bad_batch is None:
-        return 0
-    path = folder.directory / f"non-finite-step-{number}.npz"
-    np.savez(path, **{name: np.asarray(value) for name, value in report.bad_batch.items()})
-    return bad_steps + 1
+        return evaluator(weights, generator, description, check_stop=check_stop)
 
 
 def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:
@@ -276,7 +356,7 @@ def _finished_text(folder: RunFolder, steps: int, command: str, seed: int) -> st
     """What the run gave, and how to start another one."""
     again = f"{command} --config.seed={seed + 1}"
     if "--workdir" in command:
-        again += f" --workdir={shlex.quote(f'{folder.directory}-seed{seed + 1}')}"
+        again += f" --workdir={shlex.quote(f'{folder.address}-seed{seed + 1}')}"
     done = f"This run is finished ({steps} steps); nothing was changed."
     return f"{done}\n\n{text_table(_result(folder, steps))}\n\nfor a new run: {again}"
 

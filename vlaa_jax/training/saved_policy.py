@@ -104,9 +104,9 @@ def from_checkpoint(directory: str | os.PathLike[str], *, system: str = "") -> S
     Raises:
       InputError: not a checkpoint of this architecture, or damaged.
     """
-    directory = pathlib.Path(directory)
+    name, directory = os.fspath(directory), hf.local_folder(directory)
     if not directory.is_dir():
-        raise InputError(f"{directory} does not exist: expected a Hugging Face directory")
+        raise InputError(f"{name} does not exist: expected a Hugging Face directory")
     note = _read_note(directory / NOTE)
     own_system = str(directory / SYSTEM) if (directory / SYSTEM).exists() else ""
     config = ConfigDict(
@@ -120,11 +120,11 @@ def from_checkpoint(directory: str | os.PathLike[str], *, system: str = "") -> S
     encoder = settings.load_encoder(config)
     model = hf.load(directory, dtype=None)
     return SavedPolicy(
-        name=str(directory),
+        name=name,
         model=model,
         encoder=encoder,
         dtype=model.language.embedding[...].dtype,
-        sampling=settings.sampling(config, encoder, model.config),
+        sampling=settings.sampling(config, encoder.tokenizer.end_tokens, model.config),
         new_tokens=config.rollout.new_tokens,
         prompt_sha256=note.get("prompt_sha256", ""),
     )
@@ -148,11 +148,11 @@ def from_run(folder: RunFolder, config: ConfigDict, *, step: int | None = None, 
     model, step = trained_policy(folder, config, step)
     encoder = settings.load_encoder(config)
     return SavedPolicy(
-        name=f"{folder.directory}, step {step}",
+        name=f"{folder.address}, step {step}",
         model=model,
         encoder=encoder,
         dtype=settings.compute_dtype(config),
-        sampling=settings.sampling(config, encoder, model.config),
+        sampling=settings.sampling(config, encoder.tokenizer.end_tokens, model.config),
         new_tokens=config.rollout.new_tokens,
         step=step,
         prompt_sha256=folder.header()["prompt_sha256"],

@@ -2,14 +2,17 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.models.layers import REMAT_POLICIES
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.objectives.grpo import GRPOObjective
@@ -22,7 +25,12 @@ from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry
 from vlaa_jax.rewards import check_gold
 from vlaa_jax.rollout.draw import Sampling
+from vlaa_jax.sharding import make_mesh, place_parameter
+from vlaa_jax.training.grpo import Policy
 from vlaa_jax.training.optimizer import adamw, learning_rate_schedule
+from vlaa_jax.training.sft import PackedLoss
+from vlaa_jax.training.state import TrainState, create_state
+from vlaa_jax.training.updates import LossFunction, Updater
 
 
 def require(config: ConfigDict, field: str, what: str) -> str:
@@ -39,15 +47,30 @@ def require(config: ConfigDict, field: str, what: str) -> str:
     return value
 
 
+def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
+    """The run's mesh.
+
+    Raises:
+      InputError: `config.mesh` does not fit the devices or the policy.
+    """
+    sizes = read_config(start_checkpoint(config))
+    return make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
+
+
+def start_checkpoint(config: ConfigDict) -> pathlib.Path:
+    """The local folder of the start checkpoint; one in a bucket is fetched into the cache."""
+    return hf.local_folder(require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL"))
+
+
 def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
     """The start checkpoint's weights in float32, and its encoder."""
-    directory = require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL")
-    return hf.load(directory, dtype=np.float32), load_encoder(config)
+    directory = start_checkpoint(config)
+    return hf.load(directory, dtype=np.float32, place=place_parameter), load_encoder(config)
 
 
 def load_encoder(config: ConfigDict) -> Encoder:
     """The start checkpoint's tokenizer, image rule and window geometry under the config's prompt."""
-    directory = require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL")
+    directory = start_checkpoint(config)
     sizes: ModelConfig = read_config(directory)
     images = ImageProcessor(
         directory, min_pixels=config.data.min_pixels or None, max_pixels=config.data.max_pixels or None
@@ -94,14 +117,14 @@ def open_records(config: ConfigDict, field: str, encoder: Encoder) -> tuple[Reco
     return source, index
 
 
-def sampling(config: ConfigDict, encoder: Encoder, sizes: ModelConfig, *, greedy: bool = False) -> Sampling:
+def sampling(config: ConfigDict, end_tokens: tuple[int, ...], sizes: ModelConfig, *, greedy: bool = False) -> Sampling:
     """The rollout's distribution, or greedy."""
     section = config.rollout
     return Sampling(
         temperature=0.0 if greedy else section.temperature,
         top_k=0 if greedy else section.top_k,
         top_p=1.0 if greedy else section.top_p,
-        end_tokens=encoder.tokenizer.end_tokens,
+        end_tokens=end_tokens,
         banned_tokens=(sizes.image_token, sizes.video_token),
     )
 
@@ -112,6 +135,17 @@ def objective(config: ConfigDict) -> GRPOObjective:
     return GRPOObjective(**{name: value for name, value in config.objective.items() if name in names})
 
 
+def policy(config: ConfigDict) -> Policy:
+    """How GRPO takes log-probabilities."""
+    return Policy(config.rollout.temperature, config.model.dtype, remat(config), config.objective.chunk)
+
+
+def packed_loss(config: ConfigDict) -> PackedLoss:
+    """SFT's loss."""
+    section = config.objective
+    return PackedLoss(config.model.dtype, remat(config), section.chunk, section.normalisation)
+
+
 def optimizer(config: ConfigDict, updates: int) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """AdamW and its schedule over the run's updates."""
     section = config.optimizer
@@ -119,15 +153,54 @@ def optimizer(config: ConfigDict, updates: int) -> tuple[optax.GradientTransform
     transform = adamw(
         schedule,
         weight_decay=section.weight_decay,
-        clip_norm=section.clip_norm,
         beta1=section.beta1,
         beta2=section.beta2,
+        first_moment_dtype=section.first_moment_dtype,
     )
     return transform, schedule
 
 
+def on_host(config: ConfigDict, field: str) -> bool:
+    """Whether arrays wait in the host's memory: a field that is `device` or `pinned_host`."""
+    value = config
+    for part in field.split("."):
+        value = value[part]
+    if value not in ("device", "pinned_host"):
+        raise InputError(f"config.{field} is {value!r}: expected 'device' or 'pinned_host'")
+    return value == "pinned_host"
+
+
+def start_training(
+    config: ConfigDict, model: Qwen2_5_VL, loss: LossFunction, updates: int
+) -> tuple[TrainState, Updater, optax.Schedule]:
+    """The start of a training: state, programs of its updates and learning rates.
+
+    Args:
+      config: of the run.
+      model: start weights.
+      loss: of a micro-batch.
+      updates: of the whole run.
+    """
+    transform, schedule = optimizer(config, updates)
+    host = on_host(config, "optimizer.memory")
+    state = create_state(model, transform, freeze_vision=config.model.freeze_vision, moments_on_host=host)
+    return state, Updater(loss, transform, clip_norm=config.optimizer.clip_norm, moments_on_host=host), schedule
+
+
 def compute_dtype(config: ConfigDict) -> jnp.dtype:
     return jnp.dtype(config.model.dtype)
+
+
+def remat(config: ConfigDict) -> str:
+    """What a layer keeps for its backward pass, a key of `REMAT_POLICIES`.
+
+    Raises:
+      InputError: `config.model.remat` names none of them.
+    """
+    name = config.model.remat
+    if name not in REMAT_POLICIES:
+        raise InputError(f"config.model.remat is {name!r}: expected one of {', '.join(REMAT_POLICIES)}")
+    return name
 
 
 def enable_compilation_cache(directory: pathlib.Path) -> None:

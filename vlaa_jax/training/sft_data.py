@@ -1,4 +1,7 @@
-"""Batches for supervised fine-tuning: several examples packed in a row, exact to resume."""
+"""Batches for supervised fine-tuning: several examples packed in a row, exact to resume.
+
+Rows are packed by the index, so every process knows all of them and encodes those of its own chips.
+"""
 
 import dataclasses
 from collections.abc import Iterator, Sequence
@@ -32,24 +35,49 @@ class PackedShape:
 
 @dataclasses.dataclass(frozen=True)
 class SFTUpdate:
-    """The micro-batches of one update and the ids of its examples."""
+    """One update.
+
+    Attributes:
+      micro_batches: their rows that belong to this process.
+      ids: of all examples.
+      tokens: of all examples.
+    """
 
     micro_batches: list[tuple[Rows, Targets]]
     ids: list[str]
+    tokens: int
 
 
 class SFTData:
     """Updates of exactly `examples` examples (the last of an epoch holds what is left), in an order drawn by seed."""
 
     def __init__(
-        self, source: RecordSource, index: Index, encoder: Encoder, shape: PackedShape, *, examples: int, seed: int
+        self,
+        source: RecordSource,
+        index: Index,
+        encoder: Encoder,
+        shape: PackedShape,
+        *,
+        examples: int,
+        seed: int,
+        own_rows: np.ndarray,
     ):
+        """Reads nothing yet.
+
+        Args:
+          source, index, encoder: the shard set and how it becomes arrays.
+          shape: of a micro-batch.
+          examples: of an update.
+          seed: of the order.
+          own_rows: places of this process's rows in a micro-batch.
+        """
         self._source = source
         self._index = index
         self._encoder = encoder
         self._shape = shape
         self._examples = examples
         self._seed = seed
+        self._own_rows = own_rows
         self.updates_per_epoch = -(-len(index.good) // examples)
 
     def updates(self, start: int) -> Iterator[SFTUpdate]:
@@ -71,24 +99,26 @@ class SFTData:
             targets=self._index.completion[chosen].tolist(),
             row_targets=self._shape.targets,
         )
-        encoded = [[self._example(int(chosen[i])) for i in row] for row in rows]
-        size = self._shape.rows
+        rows += [[]] * (-len(rows) % self._shape.rows)
+        starts = range(0, len(rows), self._shape.rows)
         return SFTUpdate(
-            [self._pack(encoded[at : at + size]) for at in range(0, len(encoded), size)],
+            [self._pack([rows[start + own] for own in self._own_rows], chosen) for start in starts],
             [str(self._index.ids[i]) for i in chosen],
+            int(lengths.sum()),
         )
 
     def _example(self, position: int):
         record = self._source[position]
         return self._encoder.encode(record), self._encoder.completion(completion_text(record.trace, record.answer))
 
-    def _pack(self, rows: Sequence) -> tuple[Rows, Targets]:
+    def _pack(self, rows: Sequence[Sequence[int]], chosen: np.ndarray) -> tuple[Rows, Targets]:
         shape = self._shape
         return pack(
-            rows,
-            count=shape.rows,
+            [[self._example(int(chosen[i])) for i in row] for row in rows],
+            count=len(rows),
             length=shape.length,
             windows=shape.windows,
             targets=shape.targets,
             slots_per_window=self._encoder.geometry.window_units**2,
+            no_vision=self._encoder.no_vision,
         )

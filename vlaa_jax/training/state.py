@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.sharding import TRAINING, keep_parameters
 
 Tree = TypeVar("Tree")
 
@@ -34,10 +35,27 @@ class TrainState:
         return combine(self.trainable, self.frozen)
 
 
-def create_state(model: Qwen2_5_VL, optimizer: optax.GradientTransformation, *, freeze_vision: bool) -> TrainState:
+def create_state(
+    model: Qwen2_5_VL,
+    optimizer: optax.GradientTransformation,
+    *,
+    freeze_vision: bool,
+    moments_on_host: bool = False,
+) -> TrainState:
     """A fresh state; a frozen vision tower gets no moments."""
     trainable, frozen = partition(model, freeze_vision=freeze_vision)
-    return TrainState(trainable, frozen, optimizer.init(trainable), jnp.zeros((), jnp.int32))
+
+    @jax.jit
+    def create(weights: Qwen2_5_VL) -> tuple[optax.OptState, jax.Array]:
+        moments, updates = keep_parameters((optimizer.init(weights), jnp.zeros((), jnp.int32)), TRAINING)
+        return to_host(moments) if moments_on_host else moments, updates
+
+    return TrainState(trainable, frozen, *create(trainable))
+
+
+def to_host(moments: optax.OptState) -> optax.OptState:
+    """Inside a program: moments that it leaves in the host's memory; counts of updates stay on the chip."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, jax.memory.Space.Host) if leaf.ndim else leaf, moments)
 
 
 def partition(model: Tree, *, freeze_vision: bool) -> tuple[Tree, Tree]:

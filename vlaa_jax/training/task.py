@@ -1,7 +1,7 @@
 """What the training loop needs from an objective."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from ml_collections import ConfigDict
@@ -53,8 +53,15 @@ class Task(Protocol):
     def begin(self) -> None:
         """Called once before the first step of a start, after `state` and `numbers` were restored."""
 
-    def step(self, number: int, clock: Clock) -> StepReport:
-        """Does step `number` (counted from 1), with all its updates."""
+    def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
+        """Does step `number` (counted from 1), with all its updates.
+
+        Args:
+          number: of the step.
+          clock: takes its times.
+          check_stop: called now and then before the first update; what it raises leaves `state` and `numbers` as they
+            were before the step.
+        """
 
     @property
     def model(self) -> Qwen2_5_VL:

@@ -1,7 +1,7 @@
 """One optimizer update from any number of micro-batches, the same for every objective."""
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +11,8 @@ import optax
 
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import Metrics, merge_metrics
+from vlaa_jax.sharding import TRAINING, P, keep_parameters, over_rows, row_specs, specs, sum_gradients, sum_rows
+from vlaa_jax.training.optimizer import step, step_by_layer
 from vlaa_jax.training.state import TrainState, combine
 
 # (model, batch) -> (sum of the loss, metrics as sums)
@@ -46,9 +48,27 @@ class Outcome:
 class Updater:
     """The jitted programs of an objective: `first` and `add`, each once a micro-batch, then `apply`."""
 
-    def __init__(self, loss: LossFunction, optimizer: optax.GradientTransformation):
+    def __init__(
+        self,
+        loss: LossFunction,
+        optimizer: optax.GradientTransformation,
+        *,
+        clip_norm: float = math.inf,
+        moments_on_host: bool = False,
+    ):
+        """Compiles nothing yet.
+
+        Args:
+          loss: of a micro-batch.
+          optimizer: treats every weight by itself.
+          clip_norm: largest norm of the whole gradient.
+          moments_on_host: the state's moments lie in host memory (`create_state`).
+        """
         self._loss = loss
         self._optimizer = optimizer
+        self._clip_norm = clip_norm
+        self._moments_on_host = moments_on_host
+        self._step = step_by_layer if moments_on_host else step
         self._zeros: Callable[[], Accumulator] | None = None
         self.add = jax.jit(self._add, donate_argnums=1)
         self.apply = jax.jit(self._apply, donate_argnums=0)
@@ -59,17 +79,25 @@ class Updater:
         It adds to zeros, so that every shape of a batch has one large program, not two.
         """
         if self._zeros is None:
-            shapes = jax.eval_shape(self._gradient, state, batch)
-            self._zeros = jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
+            self._zeros = self.zeros(state, batch)
         return self.add(state, self._zeros(), batch)
 
-    def _gradient(self, state: TrainState, batch: Any) -> Accumulator:
-        @functools.partial(jax.value_and_grad, has_aux=True)
-        def gradient(trainable: Qwen2_5_VL) -> tuple[jax.Array, Metrics]:
-            return self._loss(combine(trainable, state.frozen), batch)
+    def zeros(self, state: TrainState, batch: Any) -> Callable[[], Accumulator]:
+        """What makes an empty accumulation; of the arguments only the shapes count."""
+        shapes = jax.eval_shape(self._gradient, state, batch)
+        return jax.jit(lambda: _split(jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)))
 
-        (loss, metrics), gradients = gradient(state.trainable)
-        return Accumulator(gradients, loss, metrics)
+    def _gradient(self, state: TrainState, batch: Any) -> Accumulator:
+        def of_own_rows(trainable: Qwen2_5_VL, frozen: Qwen2_5_VL, batch: Any) -> Accumulator:
+            run = jax.value_and_grad(lambda weights: self._loss(combine(weights, frozen), batch), has_aux=True)
+            (loss, metrics), gradients = run(trainable)
+            metrics = {name: metric.of_all_rows() for name, metric in metrics.items()}
+            return Accumulator(sum_gradients(gradients), sum_rows(loss), metrics)
+
+        weights = specs(state.trainable, TRAINING), specs(state.frozen, TRAINING)
+        outputs = Accumulator(weights[0], P(), P())
+        run = over_rows(of_own_rows, (*weights, row_specs(batch)), outputs, split_weights=True)
+        return run(state.trainable, state.frozen, batch)
 
     def _add(self, state: TrainState, so_far: Accumulator, batch: Any) -> Accumulator:
         """Adds a micro-batch."""
@@ -84,12 +112,22 @@ class Updater:
         self, state: TrainState, total: Accumulator, denominator: jax.Array
     ) -> tuple[TrainState, Outcome, Metrics]:
         """Divides by the update's denominator and steps; a non-finite update changes nothing."""
-        gradient = jax.tree.map(lambda g: g / denominator, total.gradient)
-        norm = optax.tree.norm(gradient)
+        norm = optax.tree.norm(jax.tree.map(lambda g: g / denominator, total.gradient))
         finite = jnp.isfinite(norm) & jnp.isfinite(total.loss)
-        change, optimizer = self._optimizer.update(gradient, state.optimizer, state.trainable)
-        stepped = (optax.apply_updates(state.trainable, change), optimizer, state.updates + 1)
-        kept = (state.trainable, state.optimizer, state.updates)
-        trainable, optimizer, updates = jax.tree.map(lambda a, b: jnp.where(finite, a, b), stepped, kept)
+
+        def prepare(gradient: jax.Array) -> jax.Array:
+            mean = gradient / denominator
+            return jnp.where(norm < self._clip_norm, mean, mean / norm * self._clip_norm)
+
+        kept = state.optimizer, state.trainable
+        weights, moments = self._step(self._optimizer, finite, prepare, total.gradient, *kept)
+        trainable = keep_parameters(weights, TRAINING)
+        optimizer = moments if self._moments_on_host else keep_parameters(moments, TRAINING)
+        updates = state.updates + finite
         outcome = Outcome(total.loss / denominator, norm, finite)
         return TrainState(trainable, state.frozen, optimizer, updates), outcome, total.metrics
+
+
+def _split(total: Accumulator) -> Accumulator:
+    """The gradient lies as its weights do."""
+    return dataclasses.replace(total, gradient=keep_parameters(total.gradient, TRAINING))
