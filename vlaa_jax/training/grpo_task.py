@@ -73,6 +73,7 @@ class GRPOTask:
     def __init__(self, config: ConfigDict):
         self.config = config
         self._counts = grpo_sizes(config, row_shards())
+        self._objective, self._policy = settings.objective(config), settings.policy(config)
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         self.source, self.index = settings.open_records(config, "train", self.encoder)
@@ -83,7 +84,6 @@ class GRPOTask:
         self.steps = config.steps
         self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
         self.updates_per_step = self._counts.updates * config.updates.epochs
-        self._objective, self._policy = settings.objective(config), settings.policy(config)
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
         self._reference = None
         if self._objective.kl_placement != "none":

@@ -28,6 +28,7 @@ class SFTTask:
     def __init__(self, config: ConfigDict):
         self.config = config
         check_sft_sizes(config, row_shards())
+        self._loss = settings.packed_loss(config)
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         section = config.updates
@@ -41,7 +42,6 @@ class SFTTask:
         )
         self.steps = config.steps or config.epochs * self._data.updates_per_epoch
         self.numbers: dict[str, float] = {"recent_losses": []}
-        self._loss = settings.packed_loss(config)
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
         self.programs = 1
 
