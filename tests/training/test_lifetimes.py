@@ -47,7 +47,7 @@ def test_a_step_frees_what_the_table_calls_gone(folder, monkeypatch):
     spy(task._updater, "add", "update", makes="gradient")
     spy(task._updater, "apply", "apply")
     task.begin()
-    task.step(1, Clock())
+    task.step(1, Clock(), lambda: None)
 
     assert seen["prefill"] >= {"sampling weights", "features"}
     assert seen["decode"] >= {"sampling weights", "caches"}

@@ -64,8 +64,8 @@ def test_killed_stopped_and_moved_a_remote_run_equals_a_local_one(
     folder, bucket, emulator, programs, tmp_path, monkeypatch
 ):
     local = tiny.config("sft", folder, **{name.replace(".", "__"): value for name, value in STEPS.items()})
-    train(SFTTask(local), folder / "whole", recorded=local, command="again")
-    metrics, samples = lines(folder / "whole")
+    train(SFTTask(local), folder / "local", recorded=local, command="again")
+    metrics, samples = lines(folder / "local")
     assert len({row["loss"] for row in metrics[1:]}) == 4
 
     values = tiny.SFT | STEPS
@@ -96,7 +96,7 @@ def test_killed_stopped_and_moved_a_remote_run_equals_a_local_one(
     remote = tiny.config("sft", folder, **{name.replace(".", "__"): value for name, value in values.items()})
     first = updates.Updater.first
     monkeypatch.setattr(updates.Updater, "first", first)  # so that it is put back in any case
-    end_at("before an update", 1, signal.SIGTERM)
+    end_at("before an update", 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Interrupted, match="stopped after step 3, which is saved; go on with: again"):
         train(SFTTask(remote), workdir, recorded=remote, command="again")
     monkeypatch.setattr(updates.Updater, "first", first)

@@ -95,6 +95,8 @@ class Generator:
         rows = place_rows(rows)
         features = encode_images(weights, rows.vision)
         text = dataclasses.replace(rows, vision=None)
+        if self.frozen_vision:
+            rows = text  # the patches have served
         completions = decode(
             weights,
             prefill(weights, text, features),
@@ -105,4 +107,4 @@ class Generator:
             new_tokens=self.new_tokens,
             sampling=self.sampling,
         )
-        return Rollout(text, features, completions) if self.frozen_vision else Rollout(rows, None, completions)
+        return Rollout(rows, features if self.frozen_vision else None, completions)

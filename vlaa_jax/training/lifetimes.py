@@ -19,13 +19,13 @@ PROGRAMS = (
 ALWAYS = ("weights", "moments", "reference")
 LIFETIMES: Mapping[str, tuple[str, str]] = {
     "sampling weights": ("reshard_layer", "decode"),
-    "patches": ("vision", "vision"),  # up to `update` where the vision tower trains
-    "prompts": ("vision", "update"),
-    "features": ("vision", "update"),
+    "patches": ("vision", "vision"),  # up to `apply` where the vision tower trains
+    "prompts": ("vision", "apply"),
+    "features": ("vision", "apply"),
     "caches": ("decode", "decode"),
-    "completions": ("decode", "update"),
-    "scores": ("deal", "update"),
-    "micro-batches": ("deal", "update"),  # all of one optimizer update
+    "completions": ("decode", "apply"),
+    "scores": ("deal", "apply"),
+    "micro-batches": ("deal", "apply"),  # all of one optimizer update
     "gradient": ("update", "apply"),
 }
 
@@ -45,5 +45,5 @@ def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Co
         return True
     first, last = LIFETIMES[name]
     if name == "patches" and not freeze_vision:
-        last = "update"
+        last = "apply"
     return PROGRAMS.index(first) <= PROGRAMS.index(program) <= PROGRAMS.index(last)
