@@ -122,7 +122,7 @@ def test_a_chip_of_256_does_what_a_chip_of_16_does():
     print(f"sent x {sent[1] / sent[0]:.4f}: {few.collectives} and {many.collectives}")
     assert many.flops == pytest.approx(few.flops, rel=0.05)
     assert many.temporary_bytes == pytest.approx(few.temporary_bytes, rel=0.05)
-    # Longer rings alone would give (255 / 256) / (15 / 16) = 1.0625; XLA makes all-reduces of some gathers of narrow parts.
+    # Longer rings alone would give (255 / 256) / (15 / 16) = 1.0625; XLA makes all-reduces of some narrow gathers.
     assert sent[1] / sent[0] <= 1.13
 
 
