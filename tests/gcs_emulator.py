@@ -36,7 +36,7 @@ class Emulator:
     Attributes:
       buckets: bucket -> name -> object.
       interfere: called with method and object name (or path) before each request; a number is sent as the status.
-      requests: `METHOD name` of every request answered.
+      requests: `METHOD name` of every request that came.
     """
 
     def __init__(self):
@@ -178,6 +178,7 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 return self.answer(404)
             how, bucket, objects, name = match.groups()
             name = urllib.parse.unquote(name or query.get("name", ""))
+            emulator.requests.append(f"{self.command} {name}")  # before the answer: its client may count at once
             try:
                 status = emulator.interfere(self.command, name or address.path)
                 if status is not None:
@@ -212,7 +213,6 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
             except _Refused as refusal:
                 message = {"error": {"code": refusal.status, "message": f"refused {name}"}}
                 self.answer(refusal.status, b"" if refusal.status == 304 else json.dumps(message).encode())
-            emulator.requests.append(f"{self.command} {name}")
 
         do_GET = do_POST = do_PUT = do_DELETE = serve
 
