@@ -13,7 +13,7 @@ import pathlib
 
 import jax
 
-from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.errors import check_output, run_command
 from vlaa_jax.evaluation import parity
 
 
@@ -29,8 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="largest difference of features and logits, as a share of their largest value (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    if options.json and not options.json.parent.is_dir():
-        raise InputError(f"--json: the folder {options.json.parent} does not exist")
+    check_output("--json", options.json)
     jax.config.update("jax_platforms", "cpu")
     print(f"comparing {options.checkpoint} with transformers, float32 on the CPU; minutes for billions of parameters")
     report = parity.check_checkpoint(options.checkpoint, options.image, options.tolerance)

@@ -6,7 +6,7 @@ python launch/compare_runs.py runs/first runs/second ... --out=comparison.html
 import argparse
 import pathlib
 
-from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.errors import check_output, run_command
 from vlaa_jax.storage import require_folder
 
 
@@ -17,8 +17,7 @@ def main() -> None:
     options = parser.parse_args()
     for run in options.runs:
         require_folder(run, "the folder of a run")
-    if not options.out.parent.is_dir():
-        raise InputError(f"--out: no folder {options.out.parent}")
+    check_output("--out", options.out)
 
     from vlaa_jax.evaluation.tables import text_table
     from vlaa_jax.training.run_folder import open_run

@@ -18,7 +18,7 @@ import sys
 
 from absl import flags
 
-from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.errors import InputError, check_output, run_command
 from vlaa_jax.training.config_file import config_name, read_config
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "the slice")
@@ -34,6 +34,9 @@ def main() -> int:
     config = read_config(sys.argv, accepted="--topology=..., --json=... or --search", needed={})
     if not _TOPOLOGY.value:
         raise InputError("--topology is missing: expected a slice, e.g. --topology=v5e:4x4")
+
+    out = pathlib.Path(_JSON.value) if _JSON.value else None
+    check_output("--json", out)
 
     from vlaa_jax.planning.chips import open_topology, read_topology
 
@@ -61,8 +64,8 @@ def main() -> int:
             print(f"note: {row.program}: {note}")
         if not row.fits:
             print(row.advice())
-    if _JSON.value:
-        pathlib.Path(_JSON.value).write_text(json.dumps([row.json() for row in rows], indent=1) + "\n")
+    if out:
+        out.write_text(json.dumps([row.json() for row in rows], indent=1) + "\n")
     return 0 if all(row.fits for row in rows) else 1
 
 

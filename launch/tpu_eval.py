@@ -11,7 +11,7 @@ import json
 import pathlib
 import sys
 
-from vlaa_jax.errors import InputError, run_command
+from vlaa_jax.errors import InputError, check_output, run_command
 from vlaa_jax.storage import cache_folder, require_folder
 
 
@@ -42,9 +42,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.temperature is not None and options.temperature <= 0:
         raise InputError(f"--temperature is {options.temperature}: expected a number above 0; greedy runs anyhow")
     for name in ("json", "out"):
-        path = getattr(options, name)
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise InputError(f"--{name}: {path} is a folder" if path.is_dir() else f"--{name}: no folder {path.parent}")
+        check_output(f"--{name}", getattr(options, name))
     if options.workdir is not None:
         require_folder(options.workdir, "the folder of a run")
     if options.system and not pathlib.Path(options.system).is_file():

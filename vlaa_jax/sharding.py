@@ -283,7 +283,6 @@ _SPLIT_WEIGHTS: contextvars.ContextVar[bool] = contextvars.ContextVar("split_wei
 
 def specs(tree: Tree, rules: Rules, path: str = "") -> Tree:
     """Of parameters, for `over_rows`: its own axes alone; `path` is that of `tree` in the model."""
-
     if jax.sharding.get_abstract_mesh().empty:
         return P()
 

@@ -379,4 +379,4 @@ def test_the_tool_refuses_in_one_sentence(tmp_path):
     assert done.stderr.splitlines() == [f"error: {sentence}"]
 
     done = run("--checkpoint", tmp_path / "hf", "--json", tmp_path / "nowhere" / "report.json")
-    assert done.returncode == 2 and done.stderr == f"error: --json: the folder {tmp_path / 'nowhere'} does not exist\n"
+    assert done.returncode == 2 and done.stderr == f"error: --json: no folder {tmp_path / 'nowhere'}\n"

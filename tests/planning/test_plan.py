@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import json
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -124,6 +125,13 @@ def test_the_search_takes_the_largest_that_fits(monkeypatch):
         planning.search(tiny_config(**changes | {"updates__row_completions": 2}), tiny.SIZES, chips, devices)
 
 
+def tpu_compile(folder, tmp_path, *flags) -> subprocess.CompletedProcess:
+    config = [f"--config.{name}={value}" for name, value in (TINY | SIZES).items()]
+    command = [sys.executable, ROOT / "launch" / "tpu_compile.py", f"--config={ROOT}/configs/grpo_mixed.py", *config]
+    command += [f"--config.model.checkpoint={folder / 'policy'}", *flags]
+    return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "message"),
     [
@@ -131,20 +139,13 @@ def test_the_search_takes_the_largest_that_fits(monkeypatch):
         (["--topology=v5e:2x2", "--config.mesh.tensor=3"], 2, "config.mesh.tensor is 3: expected a divisor of"),
         (["--topology=v5e:2x2", "--config.mesh.fsdp=3"], 2, "config.mesh.fsdp is 3: "),
         (["--topology=v5e:2x2", "--config.rollout.batch=3"], 2, "config.rollout.batch is 3: expected prompts that"),
+        (["--topology=v5e:2x2", "--json=none/plan.json"], 2, "--json: no folder none"),
         ([], 2, "--topology is missing: expected a slice, e.g. --topology=v5e:4x4"),
         (["--topology=v5e:2x2", "--json=plan.json"], 0, "grpo demo on v5e:2x2, 4 chips of 15.75 GiB"),
     ],
 )
 def test_the_command(folder, tmp_path, flags, code, message):
-    flags = [f"--config.{name}={value}" for name, value in (TINY | SIZES).items()] + flags
-    command = [sys.executable, ROOT / "launch" / "tpu_compile.py", f"--config={ROOT}/configs/grpo_mixed.py"]
-    done = subprocess.run(
-        [*command, f"--config.model.checkpoint={folder / 'policy'}", *flags],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=300,
-    )
+    done = tpu_compile(folder, tmp_path, *flags)
     assert done.returncode == code, done.stderr
     assert message in done.stdout + done.stderr
     if not code:
@@ -154,3 +155,12 @@ def test_the_command(folder, tmp_path, flags, code, message):
         assert {"hbm_traffic_bytes", "collectives", "seconds_overlapped", "seconds_summed"} <= set(plan[0])
         assert {"share_of_peak", "bound_by"} <= set(plan[0])
         assert all(row["fits"] for row in plan)
+
+
+def test_a_program_that_the_compiler_refuses(folder, tmp_path):
+    """Samples of 67 million prompts are more than a chip holds before anything runs."""
+    done = tpu_compile(folder, tmp_path, "--topology=v5e:2x2", f"--config.rollout.prompts={2**26}")
+    assert done.returncode == 1, done.stderr
+    assert re.search(r"^deal does not fit: .*; what helps: config.rollout.prompts", done.stdout, re.MULTILINE)
+    assert re.search(r"^deal +\S+ +\S+ +0.00 +0.00 +NO +no room$", done.stdout, re.MULTILINE), "no work is known"
+    assert "\nlog_probabilities" not in done.stdout, "what follows it cannot be compiled"

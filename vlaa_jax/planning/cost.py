@@ -39,6 +39,7 @@ from vlaa_jax.planning.collectives import Collective, sent_bytes
 from vlaa_jax.planning.collectives import collectives as collectives_of
 from vlaa_jax.planning.flops import flops, read_kernel
 from vlaa_jax.planning.hlo import HBM, Computation, Instruction, Program
+from vlaa_jax.sharding import AXES
 
 _LARGEST = 20
 _CYCLES = "compiler's cycles"
@@ -122,7 +123,7 @@ def cost(program: Program, topology: Topology, mesh: Mesh) -> Cost:
 def mesh_axes(collective: Collective, mesh: Mesh) -> tuple[str, ...]:
     """Axes of the mesh that a collective runs along."""
     if collective.slices > 1:
-        return ("slice",)
+        return AXES[:1]
     group = collective.groups[0]
     sizes = list(mesh.shape.values())
     places = [[chip // math.prod(sizes[axis + 1 :]) % sizes[axis] for chip in group] for axis in range(len(sizes))]

@@ -48,12 +48,7 @@ def table(rows: Sequence[Row], *, sft: bool) -> Table:
             f"{row.resident_bytes / GIB:.2f}",
             f"{row.temporary_bytes / GIB:.2f}",
             "yes" if row.fits else "NO",
-            f"{row.flops / 1e12:.1f}",
-            f"{row.hbm_traffic_bytes / 1e9:.1f}",
-            f"{sum(kind['bytes'] for kind in row.collectives.values()) / 1e9:.2f}",
-            f"{row.seconds_overlapped:.3g}",
-            f"{row.seconds_summed:.3g}",
-            f"{100 * row.share_of_peak:.0f}" if row.share_of_peak else "",
+            *(_work(row) if row.seconds_summed else ("",) * 6),  # of what the compiler refused nothing is known
             row.bound_by,
         ]
         for row in rows
@@ -72,3 +67,14 @@ def table(rows: Sequence[Row], *, sft: bool) -> Table:
         f"where everything overlaps, {summed:.3g} s where nothing does. Compiled in {compiling:.0f} s."
     )
     return Table("", _HEADER, cells, note)
+
+
+def _work(row: Row) -> tuple[str, ...]:
+    return (
+        f"{row.flops / 1e12:.1f}",
+        f"{row.hbm_traffic_bytes / 1e9:.1f}",
+        f"{sum(kind['bytes'] for kind in row.collectives.values()) / 1e9:.2f}",
+        f"{row.seconds_overlapped:.3g}",
+        f"{row.seconds_summed:.3g}",
+        f"{100 * row.share_of_peak:.0f}" if row.share_of_peak else "",
+    )
