@@ -47,6 +47,12 @@ def test_every_program_of_the_recipe_fits(task, size, topology):
     assert [row.advice() for row in found.values() if not row.fits] == []
 
 
+@pytest.mark.parametrize("topology", ["v5e:4x4", "v6e:2x4", "v5p:2x2x1"])
+def test_the_recipe_fits_with_its_tower_trained(topology):
+    found = rows("grpo", "3b", topology, model__freeze_vision=False)
+    assert [row.advice() for row in found.values() if not row.fits] == []
+
+
 def test_all_programs_compile_in_six_minutes():
     """On two cores that do nothing else."""
     assert sum(row.compile_seconds for row in rows("grpo", "3b", "v5e:4x4").values()) < 360
