@@ -86,6 +86,33 @@ def test_two_processes_stopped_killed_and_resumed_give_the_bits_of_two_devices(f
     assert lines(workdir) == undisturbed
 
 
+@pytest.mark.slow
+def test_two_processes_in_a_bucket_give_the_bits_of_a_local_run(folder, bucket, undisturbed, tmp_path):
+    """Shards, start checkpoint and run folder; stopped by a SIGTERM, twice, each time on machines that know nothing."""
+    address = bucket.address("runs/first")
+    remote = {"model.checkpoint": bucket.put_folder(folder / "policy", "policy")}
+    remote["data.train"] = bucket.put_folder(folder / "scenes", "scenes") + ":rl"
+    arguments = [*flags(folder, "grpo", **GRPO, **remote), f"--workdir={address}"]  # the last one counts
+    step = 0
+    for machines in ("first", "second"):
+        caches = {i: {"VLAA_JAX_CACHE": str(tmp_path / f"{machines}-{i}")} for i in range(2)}
+        with started(2, tmp_path / machines, arguments, environments=caches) as processes:
+            deadline = time.monotonic() + 200
+            while bucket.files("runs/first").get("metrics.jsonl", b"").count(b"\n") < step + 4:  # step 0 has a line
+                assert time.monotonic() < deadline and processes[0].popen.poll() is None, told(processes)
+                time.sleep(0.1)
+            os.kill(processes[1].popen.pid, signal.SIGTERM)
+            codes = [process.end(time.monotonic() + 60) for process in processes]
+        assert codes == [0, 0], told(processes)
+        step, before = int(re.search(r"stopped after step (\d+), which is saved", told(processes))[1]), step
+        assert step > before and f"checkpoints/{step}/commit_success.txt" in bucket.files("runs/first")
+    assert f"resumed {address} at step {before}" in processes[0].said()
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_bytes(bucket.files("runs/first")[name])
+    metrics, samples = lines(tmp_path)
+    assert metrics == undisturbed[0][: step + 1] and samples == undisturbed[1][: 8 * step]
+
+
 @pytest.mark.parametrize("place", ["as records are read:1", "as answers are judged:2"])
 def test_an_input_error_of_one_process_ends_all(folder, tmp_path, place):
     failing = {1: {"RESUMABLE_END": f"{place}:InputError"}}
