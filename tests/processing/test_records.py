@@ -123,6 +123,22 @@ def test_reading_needs_no_tensorflow(tmp_path):
     assert output == "first False\n"
 
 
+def test_reading_imports_nothing(tmp_path):
+    """Many threads read; TFDS imports parts of itself when they are used, and two threads there wait for each other."""
+    write(tmp_path / "data")
+    code = f"""
+import sys
+from vlaa_jax.processing.records import RecordSource
+
+source = RecordSource({str(tmp_path / "data")!r})
+before = set(sys.modules)
+source[0]
+imported = set(sys.modules) - before
+assert not imported, min(imported)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_two_builds_are_equal_bytes(tmp_path):
     for name in ("one", "two"):
         write(tmp_path / name, {"train": RECORDS, "test": iter(RECORDS)})
