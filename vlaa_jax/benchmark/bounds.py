@@ -8,7 +8,7 @@ import dataclasses
 from vlaa_jax.benchmark.presets import Preset
 from vlaa_jax.planning.model_flops import causal_pairs, head_flops, text_flops, vision_flops
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+BYTES = {"float32": 4, "bfloat16": 2}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ def update_flops(preset: Preset, *, shared: bool) -> float:
       preset: sizes.
       shared: the prompt and its picture once, or once for every completion.
     """
-    text, prompt, new, group = preset.model.text, preset.prompt, preset.new_tokens, preset.group
+    text, prompt, new, group = preset.model.text, preset.prompt, preset.update_tokens, preset.group
     image = vision_flops(preset.model.vision, preset.windows) * (1 if preset.freeze_vision else 3)
     completions = group * causal_pairs(new) + group * new * prompt
     if shared:
@@ -59,4 +59,4 @@ def decode_bytes(preset: Preset, prompts: int) -> float:
     weights = text_flops(text, 1, 0) / 2 + text.vocabulary * text.width
     token = 2 * text.layers * text.key_value_heads * text.head_width
     cached = prompts * preset.prompt + rows * preset.new_tokens / 2
-    return _BYTES[preset.dtype] * (weights + token * cached)
+    return BYTES[preset.dtype] * (weights + token * cached)

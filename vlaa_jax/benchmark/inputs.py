@@ -54,7 +54,7 @@ def write_inputs(folder: pathlib.Path, preset: Preset, recipe: ConfigDict, token
     sizes = _with_token_ids(preset.model, parts)
     _write_policy(folder / POLICY, sizes, preset, parts)
 
-    completions = np.random.default_rng(1).integers(0, sizes.text.vocabulary, (preset.group, preset.new_tokens))
+    completions = np.random.default_rng(1).integers(0, sizes.text.vocabulary, (preset.group, preset.update_tokens))
     completions[np.isin(completions, list(_special_tokens(parts).values()))] = 0
     np.save(folder / COMPLETIONS, completions.astype(np.int32))
     (folder / "system.txt").write_text(_SYSTEM)

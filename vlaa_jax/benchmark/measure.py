@@ -12,6 +12,7 @@ from vlaa_jax.benchmark.presets import Preset
 from vlaa_jax.benchmark.worker import Worker
 
 _ROOM = "vlaa_jax.benchmark"
+_READ_WIDTH, _READ_VECTORS = 4096, 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,10 +93,19 @@ def measure_limits(
     with both_sides(folder, preset) as (ours, theirs):
         described = {"ours": ours.ask("describe"), "theirs": theirs.ask("describe")}
         found = {}
-        for job in ("matrix_rate", "bandwidth"):
-            sides = {"ours": lambda job=job: ours.run(job), "theirs": lambda job=job: theirs.run(job)}
-            for name, measured in alternate(job, sides, how).items():
-                found[f"{job}_{name}"] = measured.median("rate")
+        # A product with a few vectors reads its matrix once and has little else to do.
+        side, long = preset.matrix, preset.buffer // (_READ_WIDTH * bounds.BYTES[preset.dtype])
+        for label, amount, shape in (
+            ("matrix_rate", 2 * side**3, (side, side, side)),
+            ("bandwidth", preset.buffer, (long, _READ_WIDTH, _READ_VECTORS)),
+        ):
+
+            def multiply(worker: Worker, shape: tuple[int, ...] = shape):
+                rows, inner, columns = shape
+                return lambda: worker.run("product", rows=rows, inner=inner, columns=columns)
+
+            for name, measured in alternate(label, {"ours": multiply(ours), "theirs": multiply(theirs)}, how).items():
+                found[f"{label}_{name}"] = amount / measured.seconds
     limits = bounds.Limits(
         max(found["matrix_rate_ours"], found["matrix_rate_theirs"]),
         max(found["bandwidth_ours"], found["bandwidth_theirs"]),
@@ -163,9 +173,9 @@ def update(
     rate_ratio = rates["matrix_rate_ours"] / rates["matrix_rate_theirs"]
     yield Row(
         part="update",
-        name=f"update, one prompt with {preset.group} completions of {preset.new_tokens} tokens",
+        name=f"update, one prompt with {preset.group} completions of {preset.update_tokens} tokens",
         unit="completion tokens",
-        amount=preset.group * preset.new_tokens,
+        amount=preset.group * preset.update_tokens,
         ours=found["ours"],
         theirs=found["theirs"],
         bound=limits.seconds(flops, 0),

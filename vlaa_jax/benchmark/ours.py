@@ -143,18 +143,13 @@ class Ours:
         phases = {f"seconds_{name}": value for name, value in clock.read().items()}
         return {"seconds": seconds, "tokens_drawn": report.tokens["rollout"], **phases} | self._peak()
 
-    def matrix_rate(self) -> dict[str, Any]:
-        """FLOP/s of a large product of two matrices in the preset's dtype."""
-        side, dtype = self._preset.matrix, jnp.dtype(self._preset.dtype)
-        left = jnp.full((side, side), 0.5, dtype)
-        _, seconds = timed(lambda: _product(left, left).block_until_ready())
-        return {"seconds": seconds, "rate": 2 * side**3 / seconds}
-
-    def bandwidth(self) -> dict[str, Any]:
-        """Bytes a second of adding one to every element of an array: read and written."""
-        buffer = jnp.zeros(self._preset.buffer // 4, jnp.float32)
-        _, seconds = timed(lambda: _add_one(buffer).block_until_ready())
-        return {"seconds": seconds, "rate": 2 * self._preset.buffer / seconds}
+    def product(self, rows: int, inner: int, columns: int) -> dict[str, Any]:
+        """A product of two matrices in the preset's dtype."""
+        dtype = jnp.dtype(self._preset.dtype)
+        matrices = jnp.full((rows, inner), 0.5, dtype), jnp.full((inner, columns), 0.5, dtype)
+        jax.block_until_ready(matrices)
+        _, seconds = timed(lambda: _multiply(*matrices).block_until_ready())
+        return {"seconds": seconds}
 
     def _peak(self) -> dict[str, int]:
         """Most memory so far: the device's, or of this process where it computes on the host."""
@@ -163,13 +158,8 @@ class Ours:
 
 
 @jax.jit
-def _product(left: jax.Array, right: jax.Array) -> jax.Array:
+def _multiply(left: jax.Array, right: jax.Array) -> jax.Array:
     return left @ right
-
-
-@jax.jit
-def _add_one(array: jax.Array) -> jax.Array:
-    return array + 1
 
 
 if __name__ == "__main__":

@@ -20,14 +20,15 @@ class Preset:
       image: side in pixels of a prompt's picture.
       text: other tokens of a prompt.
       group: G.
-      new_tokens: C, of every completion.
+      new_tokens: C of sampling and of the step; every completion has all of them.
+      update_tokens: C of the update.
       sampling_prompts: B of the sampling part, one measurement each.
       step_prompts: B of the whole step.
       freeze_vision: whether the update leaves the tower out.
       remat: whether both sides compute layers again in the backward pass of the update.
       chunk: tokens whose logits exist at once in our update.
       matrix: side of the square matrices whose product gives the matrix rate.
-      buffer: bytes that are read and written to measure the memory bandwidth.
+      buffer: bytes that are read to measure the memory bandwidth.
       tolerance: largest difference between log-probabilities of the two sides, in nats.
       parts: measured by default.
     """
@@ -39,6 +40,7 @@ class Preset:
     text: int
     group: int
     new_tokens: int
+    update_tokens: int
     sampling_prompts: tuple[int, ...]
     step_prompts: int
     freeze_vision: bool
@@ -79,6 +81,7 @@ _TINY = Preset(
     text=45,
     group=2,
     new_tokens=4,
+    update_tokens=4,
     sampling_prompts=(2,),
     step_prompts=2,
     freeze_vision=False,
@@ -101,6 +104,7 @@ PRESETS = {
         text=65,
         group=8,
         new_tokens=128,
+        update_tokens=128,
         sampling_prompts=(4,),
         step_prompts=4,
         freeze_vision=False,
@@ -118,6 +122,7 @@ PRESETS = {
         text=65,
         group=8,
         new_tokens=128,
+        update_tokens=512,  # below, the optimizer's share is large
         sampling_prompts=(8, 32),
         step_prompts=8,
         freeze_vision=True,
@@ -153,7 +158,7 @@ def find(name: str, new_tokens: int = 0) -> Preset:
     if new_tokens and new_tokens < 2:
         raise InputError(f"--new-tokens is {new_tokens}: expected 2 or more, since the first comes from the prompt")
     found = PRESETS[name]
-    return dataclasses.replace(found, new_tokens=new_tokens) if new_tokens else found
+    return dataclasses.replace(found, new_tokens=new_tokens, update_tokens=new_tokens) if new_tokens else found
 
 
 def find_parts(text: str, default: tuple[str, ...]) -> tuple[str, ...]:

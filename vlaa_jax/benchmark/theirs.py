@@ -138,19 +138,17 @@ class Theirs:
         tokens, seconds = timed(self._steps.step)
         return {"seconds": seconds, "tokens_drawn": tokens} | self._peak()
 
-    def matrix_rate(self) -> dict[str, Any]:
-        """As `Ours.matrix_rate`."""
-        side = self._preset.matrix
-        left = torch.full((side, side), 0.5, dtype=self._dtype, device=self._device)
-        _, seconds = timed(lambda: self._wait(left @ left))
-        return {"seconds": seconds, "rate": 2 * side**3 / seconds}
+    def product(self, rows: int, inner: int, columns: int) -> dict[str, Any]:
+        """As `Ours.product`."""
+        how = {"dtype": self._dtype, "device": self._device}
+        left, right = torch.full((rows, inner), 0.5, **how), torch.full((inner, columns), 0.5, **how)
+        self._wait()
 
-    def bandwidth(self) -> dict[str, Any]:
-        """As `Ours.bandwidth`."""
-        buffer = torch.zeros(self._preset.buffer // 4, device=self._device)
-        self._wait(buffer)
-        _, seconds = timed(lambda: self._wait(buffer + 1))
-        return {"seconds": seconds, "rate": 2 * self._preset.buffer / seconds}
+        def multiply():
+            left @ right
+            self._wait()
+
+        return {"seconds": timed(multiply)[1]}
 
     def _messages(self, record: Record) -> list[dict[str, Any]]:
         """The conversation of a record, with its pictures in it."""
@@ -191,8 +189,8 @@ class Theirs:
         logits = self._model(**inputs, logits_to_keep=length, use_cache=False).logits.float()
         return -functional.cross_entropy(logits.flatten(0, 1), completions.flatten(), reduction="none").view(group, -1)
 
-    def _wait(self, array: torch.Tensor) -> None:
-        if array.is_cuda:
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
             torch.cuda.synchronize()
 
     def _peak(self) -> dict[str, int]:
