@@ -57,3 +57,11 @@ def test_wrong_flags_are_refused_at_once(launch, argument, sentence):
     with pytest.raises(InputError) as refused:
         launch("benchmark", argument)
     assert str(refused.value).startswith(sentence)
+
+
+def test_a_missing_gpu_is_one_sentence_before_any_weights(launch, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    with pytest.raises(InputError, match="--preset=gpu needs a GPU: JAX computes on cpu, torch does"):
+        launch("benchmark", "--preset=gpu")
+    assert not any(tmp_path.iterdir())

@@ -10,7 +10,6 @@ import numpy as np
 
 from vlaa_jax.benchmark.inputs import COMPLETIONS, read_inputs
 from vlaa_jax.benchmark.worker import peak_host_bytes, serve, timed
-from vlaa_jax.errors import InputError
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.generate import Generator
@@ -29,10 +28,6 @@ class Ours:
     def __init__(self, folder: pathlib.Path):
         self._folder = folder
         self._preset, self._config, self._records = read_inputs(folder)
-        if self._preset.device == "gpu" and jax.default_backend() != "gpu":
-            raise InputError(
-                f"--preset=gpu needs a GPU, JAX found {jax.default_backend()}: --preset=gpu-tiny needs none"
-            )
         self._steps = 0
 
     @functools.cached_property
@@ -50,10 +45,11 @@ class Ours:
         return [self._loaded[1].encode(record) for record in self._records[:most]]
 
     def describe(self) -> dict[str, Any]:
-        """What computes, and how many prompts' tokens there are to compare."""
+        """What computes."""
         return {"device": jax.devices()[0].device_kind, "version": f"jax {jax.__version__}"}
 
     def prompt_tokens(self) -> dict[str, Any]:
+        """Of the prompts that are sampled, `[B][P]`."""
         return {"tokens": [prompt.tokens.tolist() for prompt in self._prompts]}
 
     def sample(self, prompts: int, new_tokens: int, seed: int = 0, greedy: bool = False) -> dict[str, Any]:
