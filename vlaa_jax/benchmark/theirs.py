@@ -90,7 +90,7 @@ class Theirs:
     def log_probabilities(self) -> dict[str, Any]:
         """As `Ours.log_probabilities`."""
         with torch.no_grad():
-            return {"log_probabilities": self._score(self._completions()).cpu().tolist()}
+            return {"log_probabilities": self._score().cpu().tolist()}
 
     @functools.cached_property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -104,13 +104,13 @@ class Theirs:
 
     def update(self) -> dict[str, Any]:
         """As `Ours.update`."""
-        optimizer, completions = self._optimizer, self._completions()
+        optimizer = self._optimizer
         old, advantages = (
             torch.tensor(np.load(self._folder / f"{name}.npy"), device=self._device) for name in ("old", "advantages")
         )
 
         def run():
-            found = self._score(completions)
+            found = self._score()
             ratio = torch.exp(found - old)
             gain = ratio * advantages[:, None]
             bounded = torch.clamp(ratio, 1 - _CLIP, 1 + _CLIP) * advantages[:, None]
@@ -173,19 +173,26 @@ class Theirs:
             for name, array in inputs.items()
         }
 
+    @functools.cached_property
     def _completions(self) -> torch.Tensor:
+        """`[G, C]` tokens that follow the first prompt."""
         return torch.tensor(np.load(self._folder / COMPLETIONS).astype(np.int64), device=self._device)
 
-    def _score(self, completions: torch.Tensor) -> torch.Tensor:
-        """Log-probabilities `[G, C]` of completions of the first prompt, each in a row with the prompt and picture."""
-        group, length = completions.shape
-        inputs = {name: array.repeat(group, 1) for name, array in self._inputs(1).items()}
-        later = completions[:, :-1]  # nothing follows the last token
+    @functools.cached_property
+    def _rows(self) -> dict[str, torch.Tensor]:
+        """Model input of these completions: for each a row with the prompt, and its picture."""
+        inputs = {name: array.repeat(len(self._completions), 1) for name, array in self._inputs(1).items()}
+        later = self._completions[:, :-1]  # nothing follows the last token
         inputs["input_ids"] = torch.cat([inputs["input_ids"], later], 1)
         for name, fill in (("attention_mask", torch.ones_like), ("mm_token_type_ids", torch.zeros_like)):
             inputs[name] = torch.cat([inputs[name], fill(later)], 1)
-        logits = self._model(**inputs, logits_to_keep=length, use_cache=False).logits.float()
-        return -functional.cross_entropy(logits.flatten(0, 1), completions.flatten(), reduction="none").view(group, -1)
+        return inputs
+
+    def _score(self) -> torch.Tensor:
+        """Log-probabilities `[G, C]` of the completions."""
+        tokens = self._completions
+        logits = self._model(**self._rows, logits_to_keep=tokens.shape[1], use_cache=False).logits.float()
+        return -functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view(tokens.shape)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
