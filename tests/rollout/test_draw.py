@@ -86,11 +86,16 @@ def test_a_drawn_token_always_has_probability(logits, number, top_k):
 @pytest.mark.quick
 def test_numbers_depend_on_the_name_alone():
     draws = split_draws(np.asarray([5, 2**32 + 5, 7]))
-    keys = row_keys(1, 0, jnp.asarray(draws), 4)
+    keys = row_keys(1, 0, jnp.asarray(draws)[:, None], jnp.arange(4))
     together = np.asarray(uniforms(keys, 3))
-    alone = np.asarray(uniforms(row_keys(1, 0, jnp.asarray(draws[2:]), 2), 3))
+    alone = np.asarray(uniforms(row_keys(1, 0, jnp.asarray(draws[2:])[:, None], jnp.arange(2)), 3))
     np.testing.assert_array_equal(together[2:, :2], alone)
-    others = [uniforms(row_keys(2, 0, jnp.asarray(draws), 4), 3), uniforms(row_keys(1, 1, jnp.asarray(draws), 4), 3)]
+    # Tokens of their own indices.
+    np.testing.assert_array_equal(uniforms(keys[:, 0], np.asarray([3, 3, 9]))[:2], together[:2, 0])
+    others = [
+        uniforms(row_keys(2, 0, jnp.asarray(draws)[:, None], jnp.arange(4)), 3),
+        uniforms(row_keys(1, 1, jnp.asarray(draws)[:, None], jnp.arange(4)), 3),
+    ]
     everything = np.concatenate([together.ravel(), *map(np.ravel, others), np.ravel(uniforms(keys, 4))])
     assert len(np.unique(everything)) == everything.size
 
