@@ -375,6 +375,21 @@ def keep_rows(tree: Tree) -> Tree:
     )
 
 
+def cache_shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """Where keys and values `[rows, K, T, H]` lie; other arrays of a batch as `row_shardings`."""
+    by_heads = NamedSharding(mesh, P(ROWS, "tensor"))
+    place = lambda leaf, rows: by_heads if leaf.ndim == 4 else rows  # noqa: E731
+    return jax.tree.map(place, tree, row_shardings(tree, mesh))
+
+
+def keep_caches(tree: Tree) -> Tree:
+    """Inside `over_rows`: keys and values `[rows, K, T, H]` stay with the chips of their heads."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    keep = lambda leaf: jax.lax.with_sharding_constraint(leaf, P(None, "tensor")) if leaf.ndim == 4 else leaf  # noqa: E731
+    return jax.tree.map(keep, tree)
+
+
 def platform() -> str:
     """What the program being traced will run on: `tpu`, `gpu` or `cpu`."""
     mesh = jax.sharding.get_abstract_mesh()

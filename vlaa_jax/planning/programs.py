@@ -22,16 +22,19 @@ from ml_collections import ConfigDict
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, Targets
 from vlaa_jax.processing.vision_plan import VisionArrays
-from vlaa_jax.rollout.sampler import (
-    Completions,
-    copy_layer,
-    copy_outside_layers,
-    decode_program,
-    encode_images,
-    prefill,
-    sampling_weights,
+from vlaa_jax.rollout.decode import admit, decode_program, empty_caches, open_slots
+from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers, encode_images, prefill, sampling_weights
+from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
+from vlaa_jax.sharding import (
+    ROLLOUT,
+    TRAINING,
+    Rules,
+    cache_shardings,
+    parameter_shardings,
+    platform,
+    row_shardings,
+    row_shards,
 )
-from vlaa_jax.sharding import ROLLOUT, TRAINING, Rules, parameter_shardings, platform, row_shardings, row_shards
 from vlaa_jax.training import settings
 from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes
 from vlaa_jax.training.grpo import (
@@ -111,6 +114,7 @@ class Planner:
         """
         self._config, self._sizes, self._say = config, sizes, say
         shards = row_shards()
+        self._shards = shards
         if config.task == "grpo":
             self._counts = grpo_sizes(config, shards)
         else:
@@ -154,19 +158,12 @@ class Planner:
         arrays["sampling weights"] = _lay_out(weights, ROLLOUT)
         rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
-        arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
-        if freeze:
-            slots = max(rollout.window_buckets) * self._slots_per_window
-            arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
+        slots = self._counts.batch // self._shards
+        self._together = prompts_at_once(slots, max(rollout.prompt_buckets)) * self._shards
+        arrays["patches"] = self._first(rows.vision, self._together) if freeze else rows.vision
+        self._describe_caches(slots)
         samples = (rollout.prompts, rollout.group_size)
         each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
-        arrays["completions"] = Completions(
-            _array(jnp.int32, *samples, rollout.new_tokens),
-            _array(jnp.int32, *samples),
-            _array(jnp.bool_, *samples),
-            each(),
-            each(),
-        )
         mask = _array(jnp.bool_, *samples, rollout.new_tokens)
         importance = each() if config.objective.importance_cap else None
         completions = arrays["completions"]
@@ -192,6 +189,30 @@ class Planner:
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()
 
+    def _describe_caches(self, slots: int) -> None:
+        """What a rollout holds while it goes on: `slots` prompts of a chip."""
+        arrays, rollout = self.arrays, self._config.rollout
+        together = self._first(arrays["prompts"], self._together)
+        vision = max(rollout.window_buckets) * self._slots_per_window
+        features = _array(settings.compute_dtype(self._config), self._together, vision, self._sizes.text.width)
+        fresh = jax.eval_shape(prefill, arrays["sampling weights"], together, features)
+        kept = features if self._config.model.freeze_vision else None
+        opened = functools.partial(
+            open_slots,
+            prompts=rollout.prompts // self._shards,
+            slots=slots,
+            group=rollout.group_size,
+            new_tokens=rollout.new_tokens,
+        )
+        prefix, kept, completions = jax.eval_shape(opened, fresh, kept)
+        rows = slots * rollout.group_size
+        caches = jax.eval_shape(functools.partial(empty_caches, rows=rows, new_tokens=rollout.new_tokens), prefix)
+        arrays["new features"], arrays["new caches"] = features, _as_caches(fresh)
+        arrays["caches"] = _as_caches((prefix, caches))
+        arrays["completions"] = _as_rows(completions)
+        if kept is not None:
+            arrays["features"] = _as_rows(kept)
+
     def _describe_gradient(self) -> None:
         total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
         self._total = dataclasses.replace(total, gradient=_lay_out(total.gradient, TRAINING))
@@ -209,25 +230,34 @@ class Planner:
         yield self._compile("reshard", copy_outside_layers, self._model, dtype=dtype)[0]
         index = jax.ShapeDtypeStruct((), jnp.int32)
         yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
-        rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        rows = self._rows(self._together, max(rollout.prompt_buckets), max(rollout.window_buckets))
         vision, features = self._compile("vision", encode_images, weights, rows.vision)
         yield vision
         prompts = dataclasses.replace(rows, vision=None)
-        prefilled, prefix = self._compile("prefill", prefill, weights, prompts, features)
+        prefilled, fresh = self._compile("prefill", prefill, weights, prompts, features)
         yield prefilled
-        self.arrays["caches"] = prefix
-        number = jax.ShapeDtypeStruct((), jnp.uint32)
+        prefix, caches = self.arrays["caches"]
+        completions, kept = self.arrays["completions"], self.arrays.get("features")
+        number, column = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.int32))
+        name = (number, number, _array(jnp.uint32, rollout.prompts, 2))
+        sampling = settings.sampling(config, (self._sizes.image_token,), self._sizes)
+        fresh = fresh, None if kept is None else features
+        places = [_array(jnp.int32, self._together)] * 2
+        held = (prefix, kept, completions)
+        yield self._compile("admit", admit, weights, *held, fresh, *places, *name, sampling=sampling)[0]
+        places = [_array(jnp.int32, self._counts.batch * rollout.group_size)] * 2
         yield self._compile(
             "decode",
             decode_program(platform()),
             weights,
             prefix,
-            number,
-            number,
-            _array(jnp.uint32, self._counts.batch, 2),
-            group=rollout.group_size,
-            new_tokens=rollout.new_tokens,
-            sampling=settings.sampling(config, (self._sizes.image_token,), self._sizes),
+            caches,
+            completions,
+            *places,
+            column,
+            *name,
+            steps=steps_of_segment(SEGMENT, rollout.new_tokens),
+            sampling=sampling,
         )[0]
 
     def update(self) -> Iterator[Compiled]:
@@ -337,6 +367,10 @@ def _on_host(moments: Tree) -> Tree:
 
 def _as_rows(tree: Tree) -> Tree:
     return jax.tree.map(_with_sharding, tree, row_shardings(tree, jax.sharding.get_mesh()))
+
+
+def _as_caches(tree: Tree) -> Tree:
+    return jax.tree.map(_with_sharding, tree, cache_shardings(tree, jax.sharding.get_mesh()))
 
 
 def _array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:

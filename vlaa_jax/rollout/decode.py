@@ -23,7 +23,7 @@ from vlaa_jax.models.attention import attend, merge
 from vlaa_jax.rollout.draw import Drawn, Sampling, draw
 from vlaa_jax.rollout.random_bits import row_keys, uniforms
 from vlaa_jax.rollout.sampler import Prefix, SamplingWeights
-from vlaa_jax.sharding import ROWS, P, over_rows, platform, row_specs
+from vlaa_jax.sharding import ROWS, P, keep_caches, over_rows, platform, row_specs
 
 Tree = TypeVar("Tree")
 Caches = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values `[R, K, C, H]` of each layer
@@ -69,7 +69,7 @@ def open_slots(
         tokens = jnp.zeros((*samples, new_tokens), jnp.int32)
         each = jnp.zeros(tokens.shape, jnp.float32)
         out = Completions(tokens, jnp.zeros(samples, jnp.int32), jnp.zeros(samples, bool), each, each)
-        return many(fresh, slots), many(features, prompts), out
+        return keep_caches(many(fresh, slots)), many(features, prompts), out
 
     inputs = row_specs((fresh, features))
     return over_rows(zeros, inputs, P(ROWS), split_weights=False)(fresh, features)
@@ -81,7 +81,7 @@ def empty_caches(prefix: Prefix, *, rows: int, new_tokens: int) -> Caches:
 
     def zeros(prefix: Prefix) -> Caches:
         one = lambda x: jnp.zeros((rows, x.shape[1], new_tokens, x.shape[3]), x.dtype)  # noqa: E731
-        return tuple((one(k), one(v)) for k, v in zip(prefix.keys, prefix.values, strict=True))
+        return keep_caches(tuple((one(k), one(v)) for k, v in zip(prefix.keys, prefix.values, strict=True)))
 
     return over_rows(zeros, (row_specs(prefix),), P(ROWS), split_weights=False)(prefix)
 
@@ -89,7 +89,7 @@ def empty_caches(prefix: Prefix, *, rows: int, new_tokens: int) -> Caches:
 @jax.jit
 def take(tree: Tree, source: jax.Array) -> Tree:
     """Rows (or slots) of each chip in new places: `source` `[R']` says which of its old ones each is."""
-    pick = lambda tree, source: jax.tree.map(lambda leaf: leaf[source], tree)  # noqa: E731
+    pick = lambda tree, source: keep_caches(jax.tree.map(lambda leaf: leaf[source], tree))  # noqa: E731
     return over_rows(pick, (row_specs(tree), P(ROWS)), P(ROWS), split_weights=False)(tree, source)
 
 
@@ -141,7 +141,7 @@ def admit(
             log_probability=first(out.log_probability, drawn.log_probability),
             sampled_log_probability=first(out.sampled_log_probability, drawn.sampled_log_probability),
         )
-        return prefix, features, out
+        return keep_caches(prefix), features, out
 
     rows = row_specs((prefix, features, out, fresh, slots, prompts))
     inputs = (P(), *rows, P(), P(), row_specs(draws))
@@ -305,7 +305,7 @@ def _decode(
         sampled_log_probability=put(flat.sampled_log_probability, drawn.sampled_log_probability),
     )
     out = jax.tree.map(lambda leaf, old: leaf.reshape(old.shape), flat, out)
-    return caches, out, ran[None]
+    return keep_caches(caches), out, ran[None]
 
 
 def _by_prompt(

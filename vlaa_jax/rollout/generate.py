@@ -13,11 +13,8 @@ from vlaa_jax.rollout.decode import Completions, admit, decode, empty_caches, op
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.random_bits import split_draws
 from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, encode_images, prefill
-from vlaa_jax.rollout.schedule import Admission, Schedule
+from vlaa_jax.rollout.schedule import SEGMENT, Admission, Schedule, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import chunks_of_rows, fetch_all, join_rows, own_rows, place_rows, row_shards
-
-SEGMENT = 16  # steps: fewer leave less to rows that have ended, more ask the host less often
-_PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 
 
 @jax.tree_util.register_dataclass
@@ -59,7 +56,7 @@ class Generator:
       stream: `random_bits.TRAINING`, ...
       batch: prompts whose caches are on the chips at once, those after them wait; 0 for all.
       frozen_vision: whether a rollout keeps features in place of patches.
-      segment: steps between which nothing changes places.
+      segment: steps after which rows change places (`schedule`).
     """
 
     sampling: Sampling
@@ -98,16 +95,6 @@ class Generator:
         if shape is None:
             shape = self.shape([len(p.tokens) for p in prompts], [len(p.vision.frames) for p in prompts])
         return _Run(self, weights, prompts, np.asarray(draws), shape).finish(check_stop)
-
-
-def prompts_at_once(slots: int, length: int) -> int:
-    """U, prompts of a chip that are prefilled together, of so many slots and tokens."""
-    return max(1, min(-(-slots // 4), _PREFILL_TOKENS // length))
-
-
-def steps_of_segment(segment: int, new_tokens: int) -> int:
-    """Steps of a decode program; the first token of a completion needs none."""
-    return max(1, min(segment, new_tokens - 1))
 
 
 class _Run:
@@ -189,7 +176,8 @@ class _Run:
         chosen = [self._prompts[place] for place in np.searchsorted(self._own, mine)]
         rows = place_rows(pad_prompts(chosen, *self._shape))
         features = encode_images(weights, rows.vision)
-        fresh = prefill(weights, dataclasses.replace(rows, vision=None), features), None
+        rows = dataclasses.replace(rows, vision=None)  # the patches have served
+        fresh = prefill(weights, rows, features), None
         if generator.frozen_vision:
             fresh = fresh[0], features
         if self._held is None:

@@ -13,7 +13,18 @@ from vlaa_jax.models.qwen2_5_vl.language import DecoderLayer
 from vlaa_jax.models.qwen2_5_vl.vision import VisionTower
 from vlaa_jax.processing.batches import Rows
 from vlaa_jax.processing.vision_plan import VisionArrays
-from vlaa_jax.sharding import ROLLOUT, ROWS, TRAINING, P, gather, keep_parameters, over_rows, row_specs, specs
+from vlaa_jax.sharding import (
+    ROLLOUT,
+    ROWS,
+    TRAINING,
+    P,
+    gather,
+    keep_caches,
+    keep_parameters,
+    over_rows,
+    row_specs,
+    specs,
+)
 
 Tree = TypeVar("Tree")
 
@@ -133,4 +144,4 @@ def _prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefi
     last = jnp.sum(valid, axis=1) - 1
     state = text.normalise(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0])
     position = jnp.max(jnp.where(valid, rows.positions, 0), axis=(0, 2)) + 1
-    return Prefix(tuple(keys), tuple(values), valid, state, position)
+    return keep_caches(Prefix(tuple(keys), tuple(values), valid, state, position))

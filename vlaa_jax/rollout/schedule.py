@@ -7,7 +7,9 @@ import dataclasses
 
 import numpy as np
 
+SEGMENT = 16  # steps: fewer leave less to rows that have ended, more ask the host less often
 _FEWEST_ROWS = 8  # of a chip: fewer cost as much
+_PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 
 
 def row_buckets(slots: int, group: int) -> tuple[int, ...]:
@@ -16,6 +18,16 @@ def row_buckets(slots: int, group: int) -> tuple[int, ...]:
     while sizes[-1] > _FEWEST_ROWS:
         sizes.append(max(-(-sizes[-1] // 2), _FEWEST_ROWS))
     return tuple(sizes)
+
+
+def prompts_at_once(slots: int, length: int) -> int:
+    """U, prompts of a chip that are prefilled together, of so many slots and tokens."""
+    return max(1, min(-(-slots // 4), _PREFILL_TOKENS // length))
+
+
+def steps_of_segment(segment: int, new_tokens: int) -> int:
+    """Steps of a decode program; the first token of a completion needs none."""
+    return max(1, min(segment, new_tokens - 1))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ PROGRAMS = (
     "reshard_layer",
     "vision",
     "prefill",
+    "admit",
     "decode",
     "deal",
     "log_probabilities",
@@ -22,8 +23,10 @@ LIFETIMES: Mapping[str, tuple[str, str]] = {
     "patches": ("vision", "vision"),  # up to `apply` where the vision tower trains
     "prompts": ("vision", "apply"),
     "features": ("vision", "apply"),
-    "caches": ("decode", "decode"),
-    "completions": ("decode", "apply"),
+    "new features": ("prefill", "admit"),  # of the prompts that are prefilled together
+    "new caches": ("admit", "admit"),
+    "caches": ("vision", "decode"),  # of the prompts before them, and of the completions under way
+    "completions": ("vision", "apply"),
     "scores": ("deal", "apply"),
     "micro-batches": ("deal", "apply"),  # all of one optimizer update
     "gradient": ("update", "apply"),
