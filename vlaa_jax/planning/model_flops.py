@@ -28,7 +28,7 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str,
     length = min(max(section.completion_buckets), new)
     text, batch = sizes.text, min(rollout.batch, rollout.prompts)
     image = vision_flops(sizes.vision, windows)
-    prefill = text_flops(text, prompt, causal_pairs(prompt))
+    prefill = text_flops(text, prompt, causal_pairs(prompt)) + head_flops(text, 1)
     # Token c of a completion sees the prompt and c + 1 of its own; the last one drawn is never run, and the first is
     # drawn from the prompt.
     run = new - 1
@@ -44,9 +44,8 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str,
     rows = section.micro_batch * (group // in_row)
     trained = 0 if config.model.freeze_vision else image
     return {
-        "vision": at_once * image,
+        "vision": batch * image,
         "prefill": at_once * prefill,
-        "admit": at_once * head_flops(text, 1),
         "decode": batch * decode / max(1, segments),
         "log_probabilities": rows * (row + trained),
         "update": rows * (row + trained) * (1 + _BACKWARD),

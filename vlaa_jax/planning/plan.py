@@ -30,8 +30,6 @@ _HELP = {
     "patches": "config.rollout.batch, config.rollout.window_buckets or config.data.max_pixels",
     "prompts": "config.rollout.prompts",
     "features": "config.rollout.prompts or config.data.max_pixels",
-    "new features": "config.data.max_pixels",
-    "new caches": "config.rollout.prompt_buckets",
     "caches": "config.rollout.batch",
     "completions": "config.rollout.prompts",
     "scores": "config.rollout.prompts",
@@ -39,9 +37,8 @@ _HELP = {
     "gradient": "more chips",
 }
 _TEMPORARIES = {
-    "vision": "config.data.max_pixels",
-    "prefill": "config.rollout.prompt_buckets",
-    "admit": "config.rollout.group_size",
+    "vision": "config.rollout.batch",
+    "prefill": "config.rollout.batch",
     "decode": "config.rollout.batch",
     "log_probabilities": "config.updates.micro_batch, or config.updates.row_completions",
     "update": "config.updates.micro_batch, config.updates.row_completions or config.objective.chunk",
@@ -164,7 +161,8 @@ def _runs(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, int]
     return {
         "reshard": 1,
         "reshard_layer": sizes.text.layers,
-        **dict.fromkeys(("vision", "prefill", "admit"), prefills),
+        "vision": rollout.prompts // batch,
+        "prefill": prefills,
         "decode": segments,
         **dict.fromkeys(("deal", "log_probabilities", "update"), micro_batches),
         "apply": updates,

@@ -22,8 +22,8 @@ from ml_collections import ConfigDict
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, Targets
 from vlaa_jax.processing.vision_plan import VisionArrays
-from vlaa_jax.rollout.decode import admit, decode_program, empty_caches, open_slots
-from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers, encode_images, prefill, sampling_weights
+from vlaa_jax.rollout.decode import Completions, admit, decode_program, empty_caches, open_slots
+from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers, encode_images, sampling_weights
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import (
     ROLLOUT,
@@ -114,7 +114,6 @@ class Planner:
         """
         self._config, self._sizes, self._say = config, sizes, say
         shards = row_shards()
-        self._shards = shards
         if config.task == "grpo":
             self._counts = grpo_sizes(config, shards)
         else:
@@ -158,19 +157,18 @@ class Planner:
         arrays["sampling weights"] = _lay_out(weights, ROLLOUT)
         rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
-        slots = self._counts.batch // self._shards
-        self._together = prompts_at_once(slots, max(rollout.prompt_buckets)) * self._shards
-        arrays["patches"] = self._first(rows.vision, self._together) if freeze else rows.vision
-        self._describe_caches(slots)
+        arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
+        slots = max(rollout.window_buckets) * self._slots_per_window
+        arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
+        arrays["caches"], arrays["completions"] = self._caches_and_completions()
         samples = (rollout.prompts, rollout.group_size)
         each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
         mask = _array(jnp.bool_, *samples, rollout.new_tokens)
         importance = each() if config.objective.importance_cap else None
         completions = arrays["completions"]
         arrays["scores"] = Scored(completions.log_probability, None, _array(jnp.float32, *samples), mask, importance)
-        self._groups = Groups(
-            arrays["prompts"] if freeze else rows, arrays.get("features"), completions.tokens, completions.lengths
-        )
+        prompts, features = (arrays["prompts"], arrays["features"]) if freeze else (rows, None)
+        self._groups = Groups(prompts, features, completions.tokens, completions.lengths)
         length = min(max(section.completion_buckets), rollout.new_tokens)
         self._take = functools.partial(
             take_groups,
@@ -189,29 +187,15 @@ class Planner:
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()
 
-    def _describe_caches(self, slots: int) -> None:
-        """What a rollout holds while it goes on: `slots` prompts of a chip."""
-        arrays, rollout = self.arrays, self._config.rollout
-        together = self._first(arrays["prompts"], self._together)
-        vision = max(rollout.window_buckets) * self._slots_per_window
-        features = _array(settings.compute_dtype(self._config), self._together, vision, self._sizes.text.width)
-        fresh = jax.eval_shape(prefill, arrays["sampling weights"], together, features)
-        kept = features if self._config.model.freeze_vision else None
-        opened = functools.partial(
-            open_slots,
-            prompts=rollout.prompts // self._shards,
-            slots=slots,
-            group=rollout.group_size,
-            new_tokens=rollout.new_tokens,
-        )
-        prefix, kept, completions = jax.eval_shape(opened, fresh, kept)
-        rows = slots * rollout.group_size
-        caches = jax.eval_shape(functools.partial(empty_caches, rows=rows, new_tokens=rollout.new_tokens), prefix)
-        arrays["new features"], arrays["new caches"] = features, _as_caches(fresh)
-        arrays["caches"] = _as_caches((prefix, caches))
-        arrays["completions"] = _as_rows(completions)
-        if kept is not None:
-            arrays["features"] = _as_rows(kept)
+    def _caches_and_completions(self) -> tuple[Any, Completions]:
+        """What a rollout holds while it goes on, with as many rows as it ever has."""
+        rollout, slots = self._config.rollout, self._counts.batch // row_shards()
+        size = dict(slots=slots, group=rollout.group_size, new_tokens=rollout.new_tokens)
+        given = self.arrays["sampling weights"], self.arrays["prompts"]
+        prefix, completions = jax.eval_shape(functools.partial(open_slots, **size), *given)
+        count = slots * rollout.group_size
+        rows = jax.eval_shape(functools.partial(empty_caches, rows=count, new_tokens=rollout.new_tokens), prefix)
+        return _as_caches((prefix, rows)), _as_rows(completions)
 
     def _describe_gradient(self) -> None:
         total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
@@ -230,35 +214,22 @@ class Planner:
         yield self._compile("reshard", copy_outside_layers, self._model, dtype=dtype)[0]
         index = jax.ShapeDtypeStruct((), jnp.int32)
         yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
-        rows = self._rows(self._together, max(rollout.prompt_buckets), max(rollout.window_buckets))
-        vision, features = self._compile("vision", encode_images, weights, rows.vision)
-        yield vision
-        prompts = dataclasses.replace(rows, vision=None)
-        prefilled, fresh = self._compile("prefill", prefill, weights, prompts, features)
-        yield prefilled
-        prefix, caches = self.arrays["caches"]
-        completions, kept = self.arrays["completions"], self.arrays.get("features")
+        rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        yield self._compile("vision", encode_images, weights, rows.vision)[0]
+        (prefix, caches), completions = self.arrays["caches"], self.arrays["completions"]
         number, column = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.int32))
         name = (number, number, _array(jnp.uint32, rollout.prompts, 2))
         sampling = settings.sampling(config, (self._sizes.image_token,), self._sizes)
-        fresh = fresh, None if kept is None else features
-        places = [_array(jnp.int32, self._together)] * 2
-        held = (prefix, kept, completions)
-        yield self._compile("admit", admit, weights, *held, fresh, *places, *name, sampling=sampling)[0]
+        shards = row_shards()
+        at_once = prompts_at_once(self._counts.batch // shards, max(rollout.prompt_buckets))
+        places = [_array(jnp.int32, shards * at_once)] * 2
+        given = prefix, completions, self.arrays["prompts"], self.arrays["features"], *places, *name
+        yield self._compile("prefill", admit, weights, *given, sampling=sampling)[0]
         places = [_array(jnp.int32, self._counts.batch * rollout.group_size)] * 2
-        yield self._compile(
-            "decode",
-            decode_program(platform()),
-            weights,
-            prefix,
-            caches,
-            completions,
-            *places,
-            column,
-            *name,
-            steps=steps_of_segment(SEGMENT, rollout.new_tokens),
-            sampling=sampling,
-        )[0]
+        given = prefix, caches, completions, *places, column, *name
+        steps = steps_of_segment(SEGMENT, rollout.new_tokens)
+        program = decode_program(platform())
+        yield self._compile("decode", program, weights, *given, steps=steps, sampling=sampling)[0]
 
     def update(self) -> Iterator[Compiled]:
         """From completions to new weights."""

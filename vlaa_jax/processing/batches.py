@@ -96,12 +96,6 @@ def pad_prompts(prompts: Sequence[EncodedPrompt], length: int, windows: int) -> 
     Raises:
       InputError: a prompt is longer, or its images have more windows.
     """
-    vision = pad_windows([prompt.vision for prompt in prompts], windows)
-    return dataclasses.replace(pad_text(prompts, length), vision=vision)
-
-
-def pad_text(prompts: Sequence[EncodedPrompt], length: int) -> Rows:
-    """As `pad_prompts`, without the patches."""
     rows = _empty_rows(len(prompts), length)
     for b, prompt in enumerate(prompts):
         stop = len(prompt.tokens)
@@ -110,7 +104,7 @@ def pad_text(prompts: Sequence[EncodedPrompt], length: int) -> Rows:
         rows.segments[b, :stop] = 1
         rows.positions[:, b, :stop] = prompt.positions
         rows.feature_index[b, :stop] = prompt.feature_index
-    return rows
+    return dataclasses.replace(rows, vision=pad_windows([prompt.vision for prompt in prompts], windows))
 
 
 def assign_rows(

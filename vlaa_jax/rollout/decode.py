@@ -20,10 +20,11 @@ import jax
 import jax.numpy as jnp
 
 from vlaa_jax.models.attention import attend, merge
+from vlaa_jax.processing.batches import Rows
 from vlaa_jax.rollout.draw import Drawn, Sampling, draw
 from vlaa_jax.rollout.random_bits import row_keys, uniforms
-from vlaa_jax.rollout.sampler import Prefix, SamplingWeights
-from vlaa_jax.sharding import ROWS, P, keep_caches, over_rows, platform, row_specs
+from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, prefill
+from vlaa_jax.sharding import ROWS, P, keep_caches, over_rows, platform, row_specs, take_rows
 
 Tree = TypeVar("Tree")
 Caches = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values `[R, K, C, H]` of each layer
@@ -48,31 +49,37 @@ class Completions:
     sampled_log_probability: jax.Array
 
 
-@functools.partial(jax.jit, static_argnames=("prompts", "slots", "group", "new_tokens"))
+@functools.partial(jax.jit, static_argnames=("slots", "group", "new_tokens"))
 def open_slots(
-    fresh: Prefix, features: jax.Array | None, *, prompts: int, slots: int, group: int, new_tokens: int
-) -> tuple[Prefix, jax.Array | None, Completions]:
-    """Empty slots, features and completions.
+    weights: SamplingWeights, rows: Rows, *, slots: int, group: int, new_tokens: int
+) -> tuple[Prefix, Completions]:
+    """Slots without prompts, and no completion of any prompt.
 
     Args:
-      fresh: of some prompts: its shapes count.
-      features: of these, where they are kept.
-      prompts: of the rollout, on each chip.
+      weights: the policy.
+      rows: `[B, P]` all prompts.
       slots: on each chip.
       group: G.
       new_tokens: C.
     """
+    config, dtype = weights.model.config.text, weights.model.language.embedding[...].dtype
 
-    def zeros(fresh: Prefix, features: jax.Array | None) -> tuple[Prefix, jax.Array | None, Completions]:
-        many = lambda tree, count: jax.tree.map(lambda x: jnp.zeros((count, *x.shape[1:]), x.dtype), tree)  # noqa: E731
+    def zeros(tokens: jax.Array) -> tuple[Prefix, Completions]:
+        prompts, length = tokens.shape
+        cache = jnp.zeros((slots, config.key_value_heads, length, config.head_width), dtype)
+        prefix = Prefix(
+            keys=(cache,) * config.layers,
+            values=(cache,) * config.layers,
+            valid=jnp.zeros((slots, length), bool),
+            state=jnp.zeros((slots, config.width), dtype),
+            position=jnp.zeros(slots, jnp.int32),
+        )
         samples = (prompts, group)
-        tokens = jnp.zeros((*samples, new_tokens), jnp.int32)
-        each = jnp.zeros(tokens.shape, jnp.float32)
-        out = Completions(tokens, jnp.zeros(samples, jnp.int32), jnp.zeros(samples, bool), each, each)
-        return keep_caches(many(fresh, slots)), many(features, prompts), out
+        each = jnp.zeros((*samples, new_tokens), jnp.float32)
+        lengths, ended = jnp.zeros(samples, jnp.int32), jnp.zeros(samples, bool)
+        return keep_caches(prefix), Completions(each.astype(jnp.int32), lengths, ended, each, each)
 
-    inputs = row_specs((fresh, features))
-    return over_rows(zeros, inputs, P(ROWS), split_weights=False)(fresh, features)
+    return over_rows(zeros, (P(ROWS),), P(ROWS), split_weights=False)(rows.tokens)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "new_tokens"))
@@ -93,13 +100,13 @@ def take(tree: Tree, source: jax.Array) -> Tree:
     return over_rows(pick, (row_specs(tree), P(ROWS)), P(ROWS), split_weights=False)(tree, source)
 
 
-@functools.partial(jax.jit, static_argnames="sampling", donate_argnames=("prefix", "features", "out"))
+@functools.partial(jax.jit, static_argnames="sampling", donate_argnames=("prefix", "out"))
 def admit(
     weights: SamplingWeights,
     prefix: Prefix,
-    features: jax.Array | None,
     out: Completions,
-    fresh: tuple[Prefix, jax.Array | None],
+    rows: Rows,
+    features: jax.Array,
     slots: jax.Array,
     prompts: jax.Array,
     seed: jax.Array,
@@ -107,27 +114,26 @@ def admit(
     draws: jax.Array,
     *,
     sampling: Sampling,
-) -> tuple[Prefix, jax.Array | None, Completions]:
-    """Gives slots to prompts that have run, and draws the first token of their completions.
+) -> tuple[Prefix, Completions]:
+    """Runs some prompts once, gives them slots, and draws the first token of their completions.
 
     Args:
       weights: the policy.
-      prefix: the slots.
-      features: of all prompts, where they are kept.
-      out: completions of all prompts.
-      fresh: prefix and features of the new ones.
-      slots, prompts: `[U]` places of each new one among its chip's slots and prompts; what lies beyond is dropped.
+      prefix: the slots; given up.
+      out: completions of all prompts; given up.
+      rows: all prompts.
+      features: `[B, slots, D]` of their images.
+      slots, prompts: `[U]` places of each among its chip's slots and prompts; what lies beyond is dropped.
       seed, stream, draws: name the random bits; draws `[B, 2]` of all prompts.
       sampling: the distribution.
     """
 
-    def run(weights, prefix, features, out, fresh, slots, prompts, seed, stream, draws):
+    def run(weights, prefix, out, rows, features, slots, prompts, seed, stream, draws):
+        chosen = jnp.minimum(prompts, len(draws) - 1)
+        fresh = prefill(weights, take_rows(rows, chosen), features[chosen])
         put = lambda places, held, new: held.at[places].set(new, mode="drop")  # noqa: E731
-        fresh, fresh_features = fresh
         prefix = jax.tree.map(functools.partial(put, slots), prefix, fresh)
-        features = jax.tree.map(functools.partial(put, prompts), features, fresh_features)
-        group = out.tokens.shape[1]
-        keys = row_keys(seed, stream, draws[jnp.minimum(prompts, len(draws) - 1)][:, None], jnp.arange(group))
+        keys = row_keys(seed, stream, draws[chosen][:, None], jnp.arange(out.tokens.shape[1]))
         logits = _logits(weights, fresh.state)
         # One state predicts the first token of all completions.
         logits = jnp.broadcast_to(logits[:, None], (*keys.shape, logits.shape[-1])).reshape(keys.size, -1)
@@ -141,13 +147,11 @@ def admit(
             log_probability=first(out.log_probability, drawn.log_probability),
             sampled_log_probability=first(out.sampled_log_probability, drawn.sampled_log_probability),
         )
-        return keep_caches(prefix), features, out
+        return keep_caches(prefix), out
 
-    rows = row_specs((prefix, features, out, fresh, slots, prompts))
-    inputs = (P(), *rows, P(), P(), row_specs(draws))
-    outputs = (P(ROWS), P(ROWS), P(ROWS))
-    run = over_rows(run, inputs, outputs, split_weights=False)
-    return run(weights, prefix, features, out, fresh, slots, prompts, seed, stream, draws)
+    inputs = (P(), *row_specs((prefix, out, rows, features, slots, prompts)), P(), P(), row_specs(draws))
+    run = over_rows(run, inputs, (P(ROWS), P(ROWS)), split_weights=False)
+    return run(weights, prefix, out, rows, features, slots, prompts, seed, stream, draws)
 
 
 # By default XLA for TPU brings most of the completions' caches to vector memory for one new token and writes them back

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlaa_jax.processing.batches import Rows, bucket, pad_prompts, pad_text
+from vlaa_jax.processing.batches import Rows, bucket, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.decode import Completions, admit, decode, empty_caches, open_slots, take
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.random_bits import split_draws
-from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, encode_images, prefill
-from vlaa_jax.rollout.schedule import SEGMENT, Admission, Schedule, prompts_at_once, steps_of_segment
+from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, encode_images
+from vlaa_jax.rollout.schedule import SEGMENT, Schedule, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import chunks_of_rows, fetch_all, join_rows, own_rows, place_rows, row_shards
 
 
@@ -54,7 +54,8 @@ class Generator:
       window_buckets: numbers of windows W likewise.
       seed: of the run.
       stream: `random_bits.TRAINING`, ...
-      batch: prompts whose caches are on the chips at once, those after them wait; 0 for all.
+      batch: prompts whose caches are on the chips at once, the others wait; 0 for all. It divides the prompts of a call
+        where these are more.
       frozen_vision: whether a rollout keeps features in place of patches.
       segment: steps after which rows change places (`schedule`).
     """
@@ -90,11 +91,11 @@ class Generator:
           prompts: those of this process's rows (`sharding.own_rows`).
           draws: `[B]` numbers that name their random bits.
           shape: (P, W) for all B of them; by default for `prompts`, where these are all.
-          check_stop: called before every segment; it may raise.
+          check_stop: called before every segment and every chunk of prompts; it may raise.
         """
         if shape is None:
             shape = self.shape([len(p.tokens) for p in prompts], [len(p.vision.frames) for p in prompts])
-        return _Run(self, weights, prompts, np.asarray(draws), shape).finish(check_stop)
+        return _Run(self, weights, prompts, np.asarray(draws), shape).run(check_stop)
 
 
 class _Run:
@@ -109,42 +110,41 @@ class _Run:
         shape: tuple[int, int],
     ):
         self._generator, self._weights, self._prompts, self._shape = generator, weights, prompts, shape
-        self._total, self._chips = len(draws), row_shards()
-        self._own = own_rows(self._total)
-        self._batch = min(generator.batch or self._total, self._total)
-        slots = self._batch // self._chips
-        at_once = prompts_at_once(slots, shape[0])
-        self._schedule = Schedule(self._chips, self._total // self._chips, slots, generator.group, at_once)
-        self._name = (
-            jnp.uint32(generator.seed),
-            jnp.uint32(generator.stream),
-            place_rows(split_draws(draws[self._own])),
-        )
-        self._held: tuple[Prefix, jax.Array | None, Completions] | None = None
+        self._count = len(draws)
+        self._batch = min(generator.batch or self._count, self._count)
+        self._slots, chips = self._batch // row_shards(), row_shards()
+        at_once = prompts_at_once(self._slots, shape[0])
+        self._schedule = Schedule(chips, self._count // chips, self._slots, generator.group, at_once)
+        own = place_rows(split_draws(draws[own_rows(self._count)]))
+        self._name = (jnp.uint32(generator.seed), jnp.uint32(generator.stream), own)
 
-    def finish(self, check_stop: Callable[[], None]) -> Rollout:
-        """All segments."""
-        generator, schedule = self._generator, self._schedule
-        steps = steps_of_segment(generator.segment, generator.new_tokens)
-        caches, column, row_steps = None, 0, 0
+    def run(self, check_stop: Callable[[], None]) -> Rollout:
+        """Images, then prompts and segments in turn."""
+        generator, schedule, weights = self._generator, self._schedule, self._weights
+        rows, features = self._see(check_stop)
+        text = dataclasses.replace(rows, vision=None)
+        group, new_tokens = generator.group, generator.new_tokens
+        prefix, out = open_slots(weights, text, slots=self._slots, group=group, new_tokens=new_tokens)
+        caches = empty_caches(prefix, rows=schedule.completions.shape[1], new_tokens=new_tokens)
+        steps = steps_of_segment(generator.segment, new_tokens)
+        column, row_steps = 0, 0
         while True:
-            check_stop()
             while admission := schedule.admit():
-                self._admit(admission)
+                check_stop()
+                places = _place(admission.slots), _place(admission.prompts)
+                prefix, out = admit(
+                    weights, prefix, out, text, features, *places, *self._name, sampling=generator.sampling
+                )
             if not schedule.busy:
                 break
-            prefix, features, out = self._held
+            check_stop()
             move = schedule.fit()
-            rows = schedule.completions.shape[1]
-            if caches is None:
-                caches = empty_caches(prefix, rows=rows, new_tokens=generator.new_tokens)
-            elif move is not None:
+            if move is not None:
                 caches = _take_each(list(caches), _place(move.rows))
-            if move is not None and move.slots is not None:
-                prefix = _take_slots(prefix, _place(move.slots))
-            self._held = None  # given up
+                if move.slots is not None:
+                    prefix = _take_slots(prefix, _place(move.slots))
             caches, out, ran = decode(
-                self._weights,
+                weights,
                 prefix,
                 caches,
                 out,
@@ -155,52 +155,27 @@ class _Run:
                 steps=steps,
                 sampling=generator.sampling,
             )
-            self._held = prefix, features, out
-            column = (column + steps) % generator.new_tokens
+            column = (column + steps) % new_tokens
             lengths, ended, ran = fetch_all((out.lengths, out.ended, ran))
-            row_steps += int(ran.sum()) * rows
-            done = ended | (lengths == generator.new_tokens)
-            schedule.retire(done.reshape(self._chips, -1, generator.group))
-        _, features, out = self._held
-        used = int(lengths.sum()) - lengths.size
-        return Rollout(self._rows(), features, out, row_steps, used)
+            row_steps += int(ran.sum()) * schedule.completions.shape[1]
+            schedule.retire((ended | (lengths == new_tokens)).reshape(row_shards(), -1, group))
+        kept = features if generator.frozen_vision else None
+        return Rollout(rows, kept, out, row_steps, int(lengths.sum()) - lengths.size)
 
-    def _admit(self, admission: Admission) -> None:
-        """Runs prompts and gives them slots."""
-        generator, weights = self._generator, self._weights
-        chips, at_once = admission.prompts.shape
-        each = self._total // self._chips
-        # A place that no prompt fills runs one all the same; what it gives is dropped.
-        wanted = np.arange(chips)[:, None] * each + np.minimum(admission.prompts, each - 1)
-        mine = wanted.ravel()[own_rows(chips * at_once)]
-        chosen = [self._prompts[place] for place in np.searchsorted(self._own, mine)]
-        rows = place_rows(pad_prompts(chosen, *self._shape))
-        features = encode_images(weights, rows.vision)
-        rows = dataclasses.replace(rows, vision=None)  # the patches have served
-        fresh = prefill(weights, rows, features), None
-        if generator.frozen_vision:
-            fresh = fresh[0], features
-        if self._held is None:
-            self._held = open_slots(
-                *fresh,
-                prompts=each,
-                slots=self._batch // self._chips,
-                group=generator.group,
-                new_tokens=generator.new_tokens,
-            )
-        held, self._held = self._held, None  # given up
-        places = _place(admission.slots), _place(admission.prompts)
-        self._held = admit(weights, *held, fresh, *places, *self._name, sampling=generator.sampling)
-
-    def _rows(self) -> Rows:
-        """The prompts for what comes after: text, and the patches of a tower that trains."""
-        if self._generator.frozen_vision:
-            return place_rows(pad_text(self._prompts, self._shape[0]))
-        chunks = []
-        for rows in chunks_of_rows(self._total, self._batch):
-            places = np.searchsorted(self._own, rows[own_rows(len(rows))])
-            chunks.append(place_rows(pad_prompts([self._prompts[place] for place in places], *self._shape)))
-        return join_rows(chunks)
+    def _see(self, check_stop: Callable[[], None]) -> tuple[Rows, jax.Array]:
+        """All prompts and the features of their images; a tower that trains keeps its patches."""
+        own = own_rows(self._count)
+        parts = []
+        for chunk in chunks_of_rows(self._count, self._batch):
+            jax.block_until_ready(parts[-1:])
+            check_stop()
+            places = np.searchsorted(own, chunk[own_rows(len(chunk))])
+            rows = place_rows(pad_prompts([self._prompts[place] for place in places], *self._shape))
+            features = encode_images(self._weights, rows.vision)
+            if self._generator.frozen_vision:
+                rows = dataclasses.replace(rows, vision=None)  # the patches have served
+            parts.append((rows, features))
+        return parts[0] if len(parts) == 1 else join_rows(parts)
 
 
 def _place(numbers: np.ndarray) -> jax.Array:
@@ -212,7 +187,9 @@ def _place(numbers: np.ndarray) -> jax.Array:
 def _take_each(layers: list, source: jax.Array) -> tuple:
     """One layer after the other: what changes places exists twice for a moment, and that is then one layer."""
     for index in range(len(layers)):
-        layers[index] = take(layers[index], source)
+        old, layers[index] = layers[index], take(layers[index], source)
+        for leaf in old:
+            leaf.delete()
     return tuple(layers)
 
 

@@ -19,7 +19,6 @@ from vlaa_jax.sharding import (
     TRAINING,
     P,
     gather,
-    keep_caches,
     keep_parameters,
     over_rows,
     row_specs,
@@ -119,14 +118,8 @@ def encode_images(weights: SamplingWeights, vision: VisionArrays) -> jax.Array:
     return over_rows(encode, (P(), row_specs(vision)), P(ROWS), split_weights=False)(weights.model.vision, vision)
 
 
-@jax.jit
 def prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix:
-    """Runs prompts (right-padded) once."""
-    inputs = (P(), row_specs(rows), P(ROWS))
-    return over_rows(_prefill, inputs, P(ROWS), split_weights=False)(weights, rows, features)
-
-
-def _prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix:
+    """Runs prompts (right-padded) once; inside `over_rows`."""
     model, text = weights.model, weights.model.language
     dtype = text.embedding[...].dtype
     x = model.embed(rows.tokens, features, rows.feature_index, dtype)
@@ -144,4 +137,4 @@ def _prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefi
     last = jnp.sum(valid, axis=1) - 1
     state = text.normalise(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0])
     position = jnp.max(jnp.where(valid, rows.positions, 0), axis=(0, 2)) + 1
-    return keep_caches(Prefix(tuple(keys), tuple(values), valid, state, position))
+    return Prefix(tuple(keys), tuple(values), valid, state, position)
