@@ -257,9 +257,8 @@ def _decode(
 
     def forward(tokens: jax.Array, count: jax.Array, at: jax.Array, caches: Caches) -> tuple[jax.Array, Caches]:
         """States `[R, D]` of the last of each row's `count` tokens, and caches that hold them in column `at`."""
-        x = text.embedding[...][tokens][None]  # a batch of one row of R tokens: products of plain matrices
-        position = (prefix.position[slots] + count - 1)[None]
-        rotation = text.rotation(jnp.broadcast_to(position, (3, *position.shape)))
+        x = text.embedding[...][tokens]
+        rotation = text.rotation(jnp.broadcast_to(prefix.position[slots] + count - 1, (3, rows)))
         age = (at - jnp.arange(new_tokens)) % new_tokens
         seen = (age < count[:, None])[:, None, None]
         new_caches = []
@@ -267,7 +266,7 @@ def _decode(
         def attend_both(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             layer = len(new_caches)
             own = tuple(
-                jax.lax.dynamic_update_slice_in_dim(cache, new[0, :, :, None], at, axis=2)
+                jax.lax.dynamic_update_slice_in_dim(cache, new[:, :, None], at, axis=2)
                 for cache, new in zip(caches[layer], (k, v), strict=True)
             )
             new_caches.append(own)
@@ -279,7 +278,7 @@ def _decode(
 
         for layer in weights.layers:
             x = layer(x, rotation, attend_both, config.norm_epsilon)
-        return text.normalise(x)[0], tuple(new_caches)
+        return text.normalise(x), tuple(new_caches)
 
     def body(carry: tuple) -> tuple:
         step, token, count, ended, drawn, caches = carry
