@@ -1,9 +1,10 @@
-"""A rollout on four virtual CPU devices and on one: `python rollout_of_chips.py FILE` writes them as .npz.
+"""A rollout on several virtual CPU devices and on one: `python rollout_of_chips.py FILE` writes them as .npz.
 
 A process of its own, because the number of devices is fixed when jax starts.
 """
 
 import dataclasses
+import math
 import sys
 
 import jax
@@ -22,7 +23,7 @@ SIZES = dataclasses.replace(
     tiny.SIZES,
     text=dataclasses.replace(tiny.SIZES.text, query_heads=4, key_value_heads=2, mrope_section=(1, 1, 2)),
 )
-MESHES = {"fsdp 4": {"fsdp": 4}, "fsdp 2, tensor 2": {"fsdp": 2, "tensor": 2}}
+MESHES = {"fsdp 4": {"fsdp": 4}, "tensor 2": {"fsdp": 1, "tensor": 2}}
 
 
 def rollout(model: Qwen2_5_VL, **changes: int) -> dict[str, np.ndarray]:
@@ -44,7 +45,7 @@ def main() -> None:
     model = jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 2 else leaf, model)
     found = {"one": rollout(model, segment=40)}
     for name, axes in MESHES.items():
-        mesh = make_mesh(jax.devices(), key_value_heads=2, **axes)
+        mesh = make_mesh(jax.devices()[: math.prod(axes.values())], key_value_heads=2, **axes)
         with jax.set_mesh(mesh):
             placed = jax.device_put(model, parameter_shardings(model, mesh, TRAINING))
             found[name] = rollout(placed, segment=5, batch=16)

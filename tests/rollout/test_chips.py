@@ -28,7 +28,7 @@ def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     return out
 
 
-@pytest.mark.parametrize("run", ["fsdp 4", "fsdp 2, tensor 2"])
+@pytest.mark.parametrize("run", ["fsdp 4", "tensor 2"])
 def test_chips_and_refill_change_no_sample(found, run):
     one, many = found["one"], found[run]
     for name in ("tokens", "lengths", "ended", "texts", "positions"):

@@ -96,6 +96,8 @@ def sorted_kept(row, sampling):
     if sampling.top_k:
         ordered = ordered[: sampling.top_k]
         ordered = np.sort(row[row >= ordered[-1]].astype(np.float64))[::-1]
+    if sampling.top_p == 1:
+        return row >= ordered[-1]
     weights = np.exp(ordered - ordered[0])
     before = np.cumsum(weights) - weights
     return row >= ordered[before < sampling.top_p * weights.sum()][-1]
