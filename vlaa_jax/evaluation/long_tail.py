@@ -1,4 +1,4 @@
-"""What segments, compaction and refill save where lengths have a long tail: against the loop that waits for the longest.
+"""What segments, compaction and refill save where lengths have a long tail, against a loop for the longest row.
 
 Random weights give nearly every token the same probability, so that end tokens that are one in so many make lengths
 geometric.
@@ -110,6 +110,6 @@ def _text(rng: np.random.Generator, sizes: ModelConfig, tokens: int) -> EncodedP
     """A prompt of random text."""
     no_image = np.zeros((0, sizes.vision.patch_values), np.float32)
     vision, _ = plan(no_image, [], WindowGeometry(sizes.vision.merge, sizes.vision.window_units))
-    ids = rng.integers(0, 150_000 % sizes.text.vocabulary, tokens).astype(np.int32)
+    ids = rng.integers(10, min(sizes.text.vocabulary, 150_000), tokens).astype(np.int32)
     is_image = np.zeros(tokens, bool)
     return EncodedPrompt(ids, mrope_positions(is_image, [], merge=2), np.full(tokens, -1), vision, ())
