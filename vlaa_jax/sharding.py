@@ -148,11 +148,11 @@ def row_shardings(tree: Tree, mesh: Mesh) -> Tree:
 def _row_spec(path: tuple, dimensions: int) -> P:
     if dimensions == 0:
         return P()
-    return P(None, ROWS) if _rows_are_second(path) else P(ROWS)
+    return P(*(None,) * _row_axis(path), ROWS)
 
 
-def _rows_are_second(path: tuple) -> bool:
-    return jax.tree_util.keystr(path[-1:], simple=True) == "positions"
+def _row_axis(path: tuple) -> int:
+    return 1 if jax.tree_util.keystr(path[-1:], simple=True) == "positions" else 0
 
 
 # From the host. Without a mesh (`jax.set_mesh`) arrays go to the default device.
@@ -242,8 +242,7 @@ def join_rows(chunks: Sequence[Tree]) -> Tree:
     outputs = row_specs(chunks[0])
 
     def join(*parts: Tree) -> Tree:
-        axis = lambda path: 1 if _rows_are_second(path) else 0  # noqa: E731
-        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, axis(path)), *parts)
+        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, _row_axis(path)), *parts)
 
     return over_rows(join, (outputs,) * len(chunks), outputs, split_weights=False)(*chunks)
 
@@ -295,6 +294,11 @@ def specs(tree: Tree, rules: Rules, path: str = "") -> Tree:
 def row_specs(tree: Tree) -> Tree:
     """Of a batch, for `over_rows`; scalars are whole."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _row_spec(path, leaf.ndim), tree)
+
+
+def take_rows(tree: Tree, places: jax.Array) -> Tree:
+    """Some rows of a batch; inside `over_rows`, of a chip's own."""
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.take(leaf, places, _row_axis(path)), tree)
 
 
 def gather(weights: Tree, dtype: jax.typing.DTypeLike, path: str) -> Tree:
@@ -373,6 +377,21 @@ def keep_rows(tree: Tree) -> Tree:
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: jax.lax.with_sharding_constraint(leaf, _row_spec(path, leaf.ndim)), tree
     )
+
+
+def cache_shardings(tree: Tree, mesh: Mesh) -> Tree:
+    """Where keys and values `[rows, K, T, H]` lie; other arrays of a batch as `row_shardings`."""
+    by_heads = NamedSharding(mesh, P(ROWS, "tensor"))
+    place = lambda leaf, rows: by_heads if leaf.ndim == 4 else rows  # noqa: E731
+    return jax.tree.map(place, tree, row_shardings(tree, mesh))
+
+
+def keep_caches(tree: Tree) -> Tree:
+    """Inside `over_rows`: keys and values `[rows, K, T, H]` stay with the chips of their heads."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    keep = lambda leaf: jax.lax.with_sharding_constraint(leaf, P(None, "tensor")) if leaf.ndim == 4 else leaf  # noqa: E731
+    return jax.tree.map(keep, tree)
 
 
 def platform() -> str:

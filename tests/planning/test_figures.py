@@ -15,6 +15,7 @@ from vlaa_jax.models.qwen2_5_vl.config import preset
 from vlaa_jax.planning.chips import open_topology, read_topology
 from vlaa_jax.planning.plan import Row, plan
 from vlaa_jax.planning.tables import heading, table
+from vlaa_jax.rollout.schedule import SEGMENT
 
 pytestmark = pytest.mark.slow
 
@@ -93,14 +94,14 @@ def test_a_decode_step_reads_weights_and_cache_once():
     decode = rows("grpo", "3b", "v5e:4x4")["decode"]
     text = preset("3b").text
     chip = read_topology("v5e:4x4").chip
-    steps, completions, prompt = 1023, 64, 2048
+    steps, completions, prompt = SEGMENT, 64, 2048
     weights = decode.parts["sampling weights"] - 2 * 668_684_288  # the vision tower does not run
     token = text.layers * 2 * text.key_value_heads * text.head_width * 2
     suffix = completions * 1024 * token
     cache = completions // 4 * prompt * token + suffix
     moved = decode.hbm_traffic_bytes / steps / (weights + cache)
     floor = decode.seconds_overlapped / steps / ((weights + cache) / chip.hbm_bandwidth)
-    own = (decode.temporary_bytes - suffix) / cache
+    own = decode.temporary_bytes / cache
     print(
         f"a step moves {moved:.2f} x weights + cache, takes {floor:.2f} x the floor; temporaries {own:.1%} of the cache"
     )

@@ -56,8 +56,9 @@ def test_a_step_has_these_programs_and_all_of_its_arrays():
     vision = sum(leaf.size for leaf in jax.tree.leaves(tiny.model().vision))
     assert WEIGHTS <= update["weights"] <= 1.2 * WEIGHTS
     assert 2 * (WEIGHTS - vision) <= update["moments"] <= 1.2 * 2 * (WEIGHTS - vision)
-    # 4 prompts on 4 chips, 2 layers of keys and values of one head of 16, 128 tokens, float32; valid, state, position.
-    assert found["decode"].parts["caches"] == 2 * 2 * 16 * 128 * 4 + 128 + 32 * 4 + 4
+    # 4 prompts on 4 chips, 2 layers of keys and values of one head of 16, 128 tokens, float32; valid, state, position;
+    # two completions of 6 tokens.
+    assert found["decode"].parts["caches"] == 2 * 2 * 16 * (128 + 2 * 6) * 4 + 128 + 32 * 4 + 4
     assert "gradient" not in found["decode"].parts and "caches" not in update
 
 

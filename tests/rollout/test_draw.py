@@ -1,5 +1,7 @@
 """One token from logits: against sorted definitions and against the softmax itself."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.rollout.draw import Sampling, draw
+from vlaa_jax.rollout.draw import Sampling, _truncate, draw
 from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
 
 jitted_draw = jax.jit(draw, static_argnums=2)
@@ -83,14 +85,68 @@ def test_a_drawn_token_always_has_probability(logits, number, top_k):
     assert np.isfinite(out.sampled_log_probability)
 
 
+@functools.partial(jax.jit, static_argnums=1)
+def kept_tokens(row, sampling):
+    return _truncate(row, sampling) > -jnp.inf
+
+
+def sorted_kept(row, sampling):
+    """The definition, ties at the smallest kept logit included."""
+    ordered = np.sort(row.astype(np.float64))[::-1]
+    if sampling.top_k:
+        ordered = ordered[: sampling.top_k]
+        ordered = np.sort(row[row >= ordered[-1]].astype(np.float64))[::-1]
+    if sampling.top_p == 1:
+        return row >= ordered[-1]
+    weights = np.exp(ordered - ordered[0])
+    before = np.cumsum(weights) - weights
+    return row >= ordered[before < sampling.top_p * weights.sum()][-1]
+
+
+SETTINGS = [Sampling(top_k=3), Sampling(top_p=0.7), Sampling(top_k=40, top_p=0.99), Sampling(top_p=1e-6)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    # Few values, so that many tie; negative ones, zeros of both signs and numbers far apart among them.
+    st.lists(st.sampled_from([-3e38, -80.0, -1.5, -0.0, 0.0, 1e-38, 0.25, 0.5, 2.0, 2.0000002, 9.0]), min_size=1),
+    st.lists(st.floats(-30, 30, width=32), max_size=60),
+    st.sampled_from(SETTINGS),
+)
+def test_truncation_is_that_of_the_sorted_definition(tied, others, sampling):
+    values = np.asarray(tied + others, np.float32)
+    row = np.full(200, -np.inf, np.float32)
+    row[: len(values)] = values[:200]
+    expected = sorted_kept(row[: len(values)], sampling)
+    np.testing.assert_array_equal(kept_tokens(row, sampling)[: len(values)], expected)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 8.0])
+def test_truncation_of_a_whole_vocabulary(scale):
+    rows = (scale * np.random.default_rng(0).standard_normal((4, 151_936))).astype(np.float32)
+    for sampling in (Sampling(top_k=1000), Sampling(top_p=0.95)):
+        kept = np.asarray(kept_tokens(rows, sampling))
+        for row, found in zip(rows, kept, strict=True):
+            expected = sorted_kept(row, sampling)
+            if sampling.top_k:
+                np.testing.assert_array_equal(found, expected)
+            else:  # float32 sums: a token at the very edge may fall on either side
+                assert abs(int(found.sum()) - int(expected.sum())) <= 2e-4 * expected.sum() + 1
+
+
 @pytest.mark.quick
 def test_numbers_depend_on_the_name_alone():
     draws = split_draws(np.asarray([5, 2**32 + 5, 7]))
-    keys = row_keys(1, 0, jnp.asarray(draws), 4)
+    keys = row_keys(1, 0, jnp.asarray(draws)[:, None], jnp.arange(4))
     together = np.asarray(uniforms(keys, 3))
-    alone = np.asarray(uniforms(row_keys(1, 0, jnp.asarray(draws[2:]), 2), 3))
+    alone = np.asarray(uniforms(row_keys(1, 0, jnp.asarray(draws[2:])[:, None], jnp.arange(2)), 3))
     np.testing.assert_array_equal(together[2:, :2], alone)
-    others = [uniforms(row_keys(2, 0, jnp.asarray(draws), 4), 3), uniforms(row_keys(1, 1, jnp.asarray(draws), 4), 3)]
+    # Tokens of their own indices.
+    np.testing.assert_array_equal(uniforms(keys[:, 0], np.asarray([3, 3, 9]))[:2], together[:2, 0])
+    others = [
+        uniforms(row_keys(2, 0, jnp.asarray(draws)[:, None], jnp.arange(4)), 3),
+        uniforms(row_keys(1, 1, jnp.asarray(draws)[:, None], jnp.arange(4)), 3),
+    ]
     everything = np.concatenate([together.ravel(), *map(np.ravel, others), np.ravel(uniforms(keys, 4))])
     assert len(np.unique(everything)) == everything.size
 

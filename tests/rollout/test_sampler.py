@@ -13,16 +13,17 @@ from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
+from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.draw import Sampling, draw
+from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import row_keys, split_draws, uniforms
-from vlaa_jax.rollout.sampler import decode, encode_images, prefill, sampling_weights
+from vlaa_jax.rollout.sampler import sampling_weights
 
 
 @dataclasses.dataclass
 class Case:
     model: Qwen2_5_VL
     prompts: list[EncodedPrompt]
-    rows: object
 
 
 @functools.cache
@@ -33,18 +34,17 @@ def sharper_model() -> Qwen2_5_VL:
 
 def make_case(seed=0, parts=([3, (1, 6, 10), 2], [8], [2, (1, 4, 4), 1, (1, 2, 8), 3])) -> Case:
     rng = np.random.default_rng(seed)
-    prompts = [tiny.prompt(rng, part) for part in parts]
-    length = max(len(prompt.tokens) for prompt in prompts) + 3
-    windows = max(len(p.vision.frames) for p in prompts) + 1
-    return Case(sharper_model(), prompts, pad_prompts(prompts, length, windows))
+    return Case(sharper_model(), [tiny.prompt(rng, part) for part in parts])
 
 
-def rollout(case, sampling, *, group=4, new_tokens=12, seed=3, draws=(10, 11, 2**33), rows=None):
+def rollout(case, sampling, *, group=4, new_tokens=12, draws=(10, 11, 2**33), shape=(25, 6), **changes) -> Rollout:
     weights = sampling_weights(case.model, jnp.float32)
-    rows = case.rows if rows is None else rows
-    prefix = prefill(weights, rows, encode_images(weights, rows.vision))
-    names = jnp.asarray(split_draws(np.asarray(draws)))
-    return decode(weights, prefix, seed, 0, names, group=group, new_tokens=new_tokens, sampling=sampling)
+    generator = Generator(sampling, group, new_tokens, (), (), seed=3, stream=0, **changes)
+    return generator(weights, case.prompts, draws, shape)
+
+
+def completions(*args, **changes) -> Completions:
+    return jax.tree.map(np.asarray, rollout(*args, **changes).completions)
 
 
 def naive_logits(model, prompt, completion):
@@ -72,9 +72,9 @@ def _forward(model, rows):
 )
 def test_equals_a_naive_sampler_with_the_same_bits(sampling):
     case = make_case()
-    out = jax.tree.map(np.asarray, rollout(case, sampling))
+    out = completions(case, sampling)
     draws = (10, 11, 2**33)
-    keys = row_keys(3, 0, jnp.asarray(split_draws(np.asarray(draws))), 4)
+    keys = row_keys(3, 0, jnp.asarray(split_draws(np.asarray(draws)))[:, None], jnp.arange(4))
     for b, prompt in enumerate(case.prompts):
         for g in range(2):
             completion = []
@@ -92,7 +92,7 @@ def test_equals_a_naive_sampler_with_the_same_bits(sampling):
 
 def test_log_probabilities_equal_a_fresh_forward_pass():
     case = make_case(5)
-    out = jax.tree.map(np.asarray, rollout(case, Sampling(0.7, end_tokens=(20, 21, 22))))
+    out = completions(case, Sampling(0.7, end_tokens=(20, 21, 22)))
     for b, prompt in enumerate(case.prompts):
         for g in range(4):
             tokens = out.tokens[b, g, : out.lengths[b, g]]
@@ -105,7 +105,7 @@ def test_log_probabilities_equal_a_fresh_forward_pass():
 @pytest.mark.quick
 def test_rows_end_at_any_end_token_and_stay_ended():
     case = make_case(1)
-    out = jax.tree.map(np.asarray, rollout(case, Sampling(3.0, end_tokens=tuple(range(400))), new_tokens=16))
+    out = completions(case, Sampling(3.0, end_tokens=tuple(range(400))), new_tokens=16)
     assert 1 < out.lengths.min() + 1 and out.lengths.max() < 16
     for tokens, length, ended in zip(out.tokens.reshape(-1, 16), out.lengths.ravel(), out.ended.ravel(), strict=True):
         assert ended and tokens[length - 1] < 400 and (tokens[: length - 1] >= 400).all()
@@ -116,12 +116,58 @@ def test_rows_end_at_any_end_token_and_stay_ended():
 def test_samples_do_not_depend_on_the_batch_or_the_group():
     """One record four times gives four different groups; alone, in company or with fewer samples it gives the same."""
     case = make_case(2, parts=([4, (1, 4, 6), 3],) * 4)
-    case.prompts = [case.prompts[0]] * 4
+    case.prompts = case.prompts[:1] * 4
     sampling = Sampling(1.0, end_tokens=(11,))
-    rows = pad_prompts(case.prompts, 24, 8)
-    together = np.asarray(rollout(case, sampling, draws=(0, 1, 2, 3), rows=rows).tokens)
+    together = completions(case, sampling, draws=(0, 1, 2, 3), shape=(24, 8)).tokens
     assert len({tokens.tobytes() for tokens in together}) == 4
-    alone = pad_prompts(case.prompts[:1], 40, 9)
+    case.prompts = case.prompts[:1]
     for name in range(4):
-        single = np.asarray(rollout(case, sampling, draws=(name,), rows=alone, group=2).tokens)
+        single = completions(case, sampling, draws=(name,), shape=(40, 9), group=2).tokens
         np.testing.assert_array_equal(single[0], together[name, :2])
+
+
+LONG_TAILED = Sampling(3.0, end_tokens=tuple(range(10, 50)))  # one token in sixteen ends a completion
+
+
+def many_prompts() -> Case:
+    """Twelve prompts, one record among them four times."""
+    case = make_case(4, parts=[[5, (1, 4, 4), n % 5 + 1] for n in range(9)])
+    case.prompts += case.prompts[:1] * 3
+    return case
+
+
+@functools.cache
+def plain_loop() -> tuple[Completions, int, int]:
+    """All at once; every row waits for the longest."""
+    out = rollout(many_prompts(), LONG_TAILED, draws=range(12), new_tokens=40, segment=40)
+    return jax.tree.map(np.asarray, out.completions), out.row_steps, out.row_steps_used
+
+
+@pytest.mark.parametrize("changes", [{"segment": 4}, {"segment": 7, "batch": 4}, {"segment": 16, "batch": 1}])
+def test_segments_and_refill_change_no_sample(changes):
+    expected, plain_steps, plain_used = plain_loop()
+    lengths = expected.lengths
+    assert plain_used == (lengths - 1).sum() and plain_steps == 48 * (lengths.max() - 1)
+    assert lengths.min() < 4 and 30 < lengths.max(), "long-tailed"
+    out = rollout(many_prompts(), LONG_TAILED, draws=range(12), new_tokens=40, **changes)
+    for name in ("tokens", "lengths", "ended"):
+        np.testing.assert_array_equal(getattr(out.completions, name), getattr(expected, name), err_msg=name)
+    for name in ("log_probability", "sampled_log_probability"):
+        np.testing.assert_allclose(getattr(out.completions, name), getattr(expected, name), atol=1e-5, err_msg=name)
+    assert out.row_steps_used == plain_used and out.row_steps < 0.8 * plain_steps
+
+
+def test_wasted_row_steps_by_hand():
+    """One prompt, two completions: rows run until the longer has ended, the first tokens need no step."""
+    case = make_case(1, parts=([8],))
+    out = rollout(case, LONG_TAILED, draws=(5,), group=2, new_tokens=40)
+    short, long = sorted(np.asarray(out.completions.lengths).ravel().tolist())
+    assert short < long
+    assert (out.row_steps, out.row_steps_used) == (2 * (long - 1), short + long - 2)
+    assert out.wasted_row_steps == pytest.approx((long - short) / (2 * (long - 1)))
+
+
+def test_a_bound_of_one_token_runs_no_step():
+    out = rollout(make_case(), Sampling(1.0), new_tokens=1)
+    assert out.completions.lengths.tolist() == [[1] * 4] * 3
+    assert (out.row_steps, out.wasted_row_steps) == (0, 0)

@@ -5,6 +5,7 @@ of its first update before clipping. Else its steps learn from those rollouts; w
 gradient, go into the folder REPLAY_OWN.
 """
 
+import dataclasses
 import os
 import pathlib
 import runpy
@@ -12,9 +13,9 @@ import runpy
 import jax
 import numpy as np
 
+from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import TRAINING
-from vlaa_jax.rollout.sampler import Completions
 from vlaa_jax.sharding import fetch_all, own_rows, place_rows
 from vlaa_jax.training.updates import Updater
 
@@ -46,7 +47,7 @@ def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
         with np.load(source / f"rollout-{steps}.npz") as stored:
             rows = own_rows(len(stored["tokens"]))
             completions = Completions(**{name: place_rows(stored[name][rows]) for name in _NAMES})
-        return type(rollout)(rollout.rows, rollout.features, completions)
+        return dataclasses.replace(rollout, completions=completions)
 
     def begin_and_spy(self, *args, **fields):
         begin(self, *args, **fields)

@@ -15,6 +15,7 @@ from vlaa_jax.training.lifetimes import is_alive
 
 
 def test_a_step_frees_what_the_table_calls_gone(folder, monkeypatch):
+    whole = lambda out: out  # noqa: E731
     made: dict[str, list[weakref.ref]] = {}
     seen: dict[str, set[str]] = {}
 
@@ -30,21 +31,21 @@ def test_a_step_frees_what_the_table_calls_gone(folder, monkeypatch):
             for name, place in (takes or {}).items():
                 keep(name, args[place])
             out = original(*args, **kwargs)
-            if makes:
-                keep(makes, out)
+            for name, part in (makes or {}).items():
+                keep(name, part(out))
             return out
 
         monkeypatch.setattr(owner, function, wrapped)
 
     monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
-    spy(grpo_task, "sampling_weights", "reshard", makes="sampling weights")
-    spy(generate, "encode_images", "vision", makes="features", takes={"patches": 1})
-    spy(generate, "prefill", "prefill", makes="caches")
-    spy(generate, "decode", "decode", makes="completions")
-    spy(grpo_task, "take_groups", "deal", takes={"scores": 1}, makes="micro-batches")
+    spy(grpo_task, "sampling_weights", "reshard", makes={"sampling weights": whole})
+    spy(generate, "encode_images", "vision", makes={"features": whole}, takes={"patches": 1})
+    spy(generate, "admit", "prefill", makes={"caches": lambda out: out[0]})
+    spy(generate, "decode", "decode", makes={"caches": lambda out: out[0], "completions": lambda out: out[1]})
+    spy(grpo_task, "take_groups", "deal", takes={"scores": 1}, makes={"micro-batches": whole})
     spy(grpo_task, "group_log_probabilities", "log_probabilities")
     task = GRPOTask(tiny.config("grpo", folder))
-    spy(task._updater, "add", "update", makes="gradient")
+    spy(task._updater, "add", "update", makes={"gradient": whole})
     spy(task._updater, "apply", "apply")
     task.begin()
     task.step(1, Clock(), lambda: None)

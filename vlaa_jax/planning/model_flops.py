@@ -9,16 +9,18 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 
 _BACKWARD = 2  # products with the weights' and with the activations' gradient, for each forward one
 
 
-def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
+def grpo_flops(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, float]:
     """Of each program of a GRPO step at its largest sizes, by name.
 
     Args:
       config: the run's.
       sizes: of the policy.
+      shards: parts of the mesh that rows are dealt to.
     """
     rollout, section = config.rollout, config.updates
     prompt, windows = max(rollout.prompt_buckets), max(rollout.window_buckets)
@@ -26,9 +28,13 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     length = min(max(section.completion_buckets), new)
     text, batch = sizes.text, min(rollout.batch, rollout.prompts)
     image = vision_flops(sizes.vision, windows)
-    prefill = text_flops(text, prompt, causal_pairs(prompt))
-    # Token c of a completion sees the prompt and c + 1 of its own; the last one drawn is never run.
-    decode = group * (text_flops(text, new - 1, (new - 1) * prompt + causal_pairs(new - 1)) + head_flops(text, new))
+    prefill = text_flops(text, prompt, causal_pairs(prompt)) + head_flops(text, 1)
+    # Token c of a completion sees the prompt and c + 1 of its own; the last one drawn is never run, and the first is
+    # drawn from the prompt.
+    run = new - 1
+    decode = group * (text_flops(text, run, run * prompt + causal_pairs(run)) + head_flops(text, run))
+    segments = -(-run // steps_of_segment(SEGMENT, new))
+    at_once = shards * prompts_at_once(batch // shards, prompt)
     in_row = section.row_completions or group
     row = text_flops(
         text,
@@ -39,8 +45,8 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     trained = 0 if config.model.freeze_vision else image
     return {
         "vision": batch * image,
-        "prefill": batch * prefill,
-        "decode": batch * decode,
+        "prefill": at_once * prefill,
+        "decode": batch * decode / max(1, segments),
         "log_probabilities": rows * (row + trained),
         "update": rows * (row + trained) * (1 + _BACKWARD),
     }

@@ -15,6 +15,7 @@ from vlaa_jax.planning.cost import Cost, cost
 from vlaa_jax.planning.model_flops import grpo_flops, sft_flops
 from vlaa_jax.planning.notes import notes
 from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
+from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import make_mesh, row_shards
 from vlaa_jax.training.batch_sizes import micro_batches, rollout_batches
 
@@ -125,10 +126,11 @@ def plan(
       InputError: numbers of the config that do not fit the mesh or each other.
     """
     mesh = make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
-    asked = grpo_flops(config, sizes) if config.task == "grpo" else sft_flops(config, sizes)
-    runs = _runs(config, sizes)
     with jax.set_mesh(mesh):
+        shards = row_shards()
         planner = Planner(config, sizes, say)
+    runs = _runs(config, sizes, shards)
+    asked = grpo_flops(config, sizes, shards) if config.task == "grpo" else sft_flops(config, sizes)
     for part in parts if config.task == "grpo" else ("sft",):
         programs = getattr(planner, part)()
         try:
@@ -145,18 +147,23 @@ def _under(mesh: jax.sharding.Mesh, programs: Iterator[Compiled]) -> Compiled | 
         return next(programs, None)
 
 
-def _runs(config: ConfigDict, sizes: ModelConfig) -> dict[str, int]:
+def _runs(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, int]:
     """How often a step runs each program."""
     if config.task == "sft":
         return {"update": 1, "apply": 1}
     rollout, section = config.rollout, config.updates
-    chunks = max(1, rollout.prompts // rollout.batch)
+    batch = min(rollout.batch, rollout.prompts)
+    prefills = -(-rollout.prompts // (shards * prompts_at_once(batch // shards, max(rollout.prompt_buckets))))
+    # Where every completion runs to its bound.
+    segments = rollout.prompts // batch * -(-(rollout.new_tokens - 1) // steps_of_segment(SEGMENT, rollout.new_tokens))
     updates = section.epochs * rollout.prompts * rollout.group_size // section.completions
     micro_batches = updates * section.completions // rollout.group_size // section.micro_batch
     return {
         "reshard": 1,
         "reshard_layer": sizes.text.layers,
-        **dict.fromkeys(("vision", "prefill", "decode"), chunks),
+        "vision": rollout.prompts // batch,
+        "prefill": prefills,
+        "decode": segments,
         **dict.fromkeys(("deal", "log_probabilities", "update"), micro_batches),
         "apply": updates,
     }

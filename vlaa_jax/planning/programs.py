@@ -22,16 +22,19 @@ from ml_collections import ConfigDict
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, Targets
 from vlaa_jax.processing.vision_plan import VisionArrays
-from vlaa_jax.rollout.sampler import (
-    Completions,
-    copy_layer,
-    copy_outside_layers,
-    decode_program,
-    encode_images,
-    prefill,
-    sampling_weights,
+from vlaa_jax.rollout.decode import Completions, admit, decode_program, empty_caches, open_slots
+from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers, encode_images, sampling_weights
+from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
+from vlaa_jax.sharding import (
+    ROLLOUT,
+    TRAINING,
+    Rules,
+    cache_shardings,
+    parameter_shardings,
+    platform,
+    row_shardings,
+    row_shards,
 )
-from vlaa_jax.sharding import ROLLOUT, TRAINING, Rules, parameter_shardings, platform, row_shardings, row_shards
 from vlaa_jax.training import settings
 from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes
 from vlaa_jax.training.grpo import (
@@ -155,25 +158,17 @@ class Planner:
         rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
         arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
-        if freeze:
-            slots = max(rollout.window_buckets) * self._slots_per_window
-            arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
+        slots = max(rollout.window_buckets) * self._slots_per_window
+        arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
+        arrays["caches"], arrays["completions"] = self._caches_and_completions()
         samples = (rollout.prompts, rollout.group_size)
         each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
-        arrays["completions"] = Completions(
-            _array(jnp.int32, *samples, rollout.new_tokens),
-            _array(jnp.int32, *samples),
-            _array(jnp.bool_, *samples),
-            each(),
-            each(),
-        )
         mask = _array(jnp.bool_, *samples, rollout.new_tokens)
         importance = each() if config.objective.importance_cap else None
         completions = arrays["completions"]
         arrays["scores"] = Scored(completions.log_probability, None, _array(jnp.float32, *samples), mask, importance)
-        self._groups = Groups(
-            arrays["prompts"] if freeze else rows, arrays.get("features"), completions.tokens, completions.lengths
-        )
+        prompts, features = (arrays["prompts"], arrays["features"]) if freeze else (rows, None)
+        self._groups = Groups(prompts, features, completions.tokens, completions.lengths)
         length = min(max(section.completion_buckets), rollout.new_tokens)
         self._take = functools.partial(
             take_groups,
@@ -191,6 +186,16 @@ class Planner:
         self._batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()
+
+    def _caches_and_completions(self) -> tuple[Any, Completions]:
+        """What a rollout holds while it goes on, with as many rows as it ever has."""
+        rollout, slots = self._config.rollout, self._counts.batch // row_shards()
+        size = dict(slots=slots, group=rollout.group_size, new_tokens=rollout.new_tokens)
+        given = self.arrays["sampling weights"], self.arrays["prompts"]
+        prefix, completions = jax.eval_shape(functools.partial(open_slots, **size), *given)
+        count = slots * rollout.group_size
+        rows = jax.eval_shape(functools.partial(empty_caches, rows=count, new_tokens=rollout.new_tokens), prefix)
+        return _as_caches((prefix, rows)), _as_rows(completions)
 
     def _describe_gradient(self) -> None:
         total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
@@ -210,25 +215,21 @@ class Planner:
         index = jax.ShapeDtypeStruct((), jnp.int32)
         yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
         rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
-        vision, features = self._compile("vision", encode_images, weights, rows.vision)
-        yield vision
-        prompts = dataclasses.replace(rows, vision=None)
-        prefilled, prefix = self._compile("prefill", prefill, weights, prompts, features)
-        yield prefilled
-        self.arrays["caches"] = prefix
-        number = jax.ShapeDtypeStruct((), jnp.uint32)
-        yield self._compile(
-            "decode",
-            decode_program(platform()),
-            weights,
-            prefix,
-            number,
-            number,
-            _array(jnp.uint32, self._counts.batch, 2),
-            group=rollout.group_size,
-            new_tokens=rollout.new_tokens,
-            sampling=settings.sampling(config, (self._sizes.image_token,), self._sizes),
-        )[0]
+        yield self._compile("vision", encode_images, weights, rows.vision)[0]
+        (prefix, caches), completions = self.arrays["caches"], self.arrays["completions"]
+        number, column = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.int32))
+        name = (number, number, _array(jnp.uint32, rollout.prompts, 2))
+        sampling = settings.sampling(config, (self._sizes.image_token,), self._sizes)
+        shards = row_shards()
+        at_once = prompts_at_once(self._counts.batch // shards, max(rollout.prompt_buckets))
+        places = [_array(jnp.int32, shards * at_once)] * 2
+        given = prefix, completions, self.arrays["prompts"], self.arrays["features"], *places, *name
+        yield self._compile("prefill", admit, weights, *given, sampling=sampling)[0]
+        places = [_array(jnp.int32, self._counts.batch * rollout.group_size)] * 2
+        given = prefix, caches, completions, *places, column, *name
+        steps = steps_of_segment(SEGMENT, rollout.new_tokens)
+        program = decode_program(platform())
+        yield self._compile("decode", program, weights, *given, steps=steps, sampling=sampling)[0]
 
     def update(self) -> Iterator[Compiled]:
         """From completions to new weights."""
@@ -337,6 +338,10 @@ def _on_host(moments: Tree) -> Tree:
 
 def _as_rows(tree: Tree) -> Tree:
     return jax.tree.map(_with_sharding, tree, row_shardings(tree, jax.sharding.get_mesh()))
+
+
+def _as_caches(tree: Tree) -> Tree:
+    return jax.tree.map(_with_sharding, tree, cache_shardings(tree, jax.sharding.get_mesh()))
 
 
 def _array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:

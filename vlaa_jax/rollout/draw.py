@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from vlaa_jax.errors import InputError
 
@@ -111,15 +112,52 @@ def _first_above(weights: jax.Array, target) -> tuple[jax.Array, jax.Array, jax.
 
 def _truncate(logits: jax.Array, sampling: Sampling) -> jax.Array:
     if sampling.top_k and sampling.top_k < logits.shape[-1]:
-        threshold = jax.lax.top_k(logits, sampling.top_k)[0][..., -1:]
+        threshold = _smallest_kept(logits, jnp.ones_like(logits), jnp.float32(sampling.top_k))
         logits = jnp.where(logits >= threshold, logits, -jnp.inf)
     if sampling.top_p < 1:
-        ordered = jnp.sort(logits, axis=-1, descending=True)
-        probability = jax.nn.softmax(ordered, axis=-1)
-        before = jnp.cumsum(probability, axis=-1) - probability
-        threshold = jnp.min(jnp.where(before < sampling.top_p, ordered, jnp.inf), axis=-1, keepdims=True)
-        logits = jnp.where(logits >= threshold, logits, -jnp.inf)
+        weights = jnp.exp(logits - jnp.max(logits, axis=-1, keepdims=True))
+        bound = sampling.top_p * jnp.sum(weights, axis=-1, keepdims=True)
+        logits = jnp.where(logits >= _smallest_kept(logits, weights, bound), logits, -jnp.inf)
     return logits
+
+
+def _smallest_kept(logits: jax.Array, weights: jax.Array, bound: jax.Array) -> jax.Array:
+    """The smallest logit of each row `[..., 1]` above which there is less weight than the bound.
+
+    Without a sort: the interval of floats that holds it is halved, then drawn in to logits that exist. 32 passes over
+    the row at most, about 20 in practice.
+
+    Args:
+      logits: `[..., V]` float32.
+      weights: `[..., V]` of the tokens, at least 0.
+      bound: `[..., 1]`, above 0.
+    """
+
+    def narrow(interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = interval
+        middle = _from_ordered(_ordered(low) + (_ordered(high) - _ordered(low)) // 2)
+        above = logits > middle
+        fits = jnp.sum(jnp.where(above, weights, 0), axis=-1, keepdims=True) < bound
+        # No logit lies between the middle and these two: the answer is at most the first, or at least the second.
+        below = jnp.max(jnp.where(above, -jnp.inf, logits), axis=-1, keepdims=True)
+        next_above = jnp.min(jnp.where(above, logits, jnp.inf), axis=-1, keepdims=True)
+        return jnp.where(fits, low, next_above), jnp.where(fits, below, high)
+
+    ends = jnp.min(logits, axis=-1, keepdims=True), jnp.max(logits, axis=-1, keepdims=True)
+    return jax.lax.while_loop(lambda interval: jnp.any(interval[0] < interval[1]), narrow, ends)[1]
+
+
+_SIGN = np.uint32(1 << 31)
+
+
+def _ordered(x: jax.Array) -> jax.Array:
+    """Float32 as uint32 of the same order."""
+    bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+    return jnp.where(bits >= _SIGN, ~bits, bits | _SIGN)
+
+
+def _from_ordered(bits: jax.Array) -> jax.Array:
+    return jax.lax.bitcast_convert_type(jnp.where(bits >= _SIGN, bits ^ _SIGN, ~bits), jnp.float32)
 
 
 def _at(values: jax.Array, places: jax.Array) -> jax.Array:

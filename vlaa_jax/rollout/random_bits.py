@@ -17,27 +17,29 @@ def split_draws(draws: np.ndarray) -> np.ndarray:
     return np.stack([draws >> np.uint64(32), draws & np.uint64(0xFFFFFFFF)], axis=-1).astype(np.uint32)
 
 
-def row_keys(seed: jax.Array, stream: jax.Array, draws: jax.Array, samples: int) -> jax.Array:
-    """Keys of all samples of a batch.
+def row_keys(seed: jax.Array, stream: jax.Array, draws: jax.Array, samples: jax.Array) -> jax.Array:
+    """Keys of some completions.
 
     Args:
       seed: scalar, of the run.
       stream: scalar, one of this module's constants.
-      draws: `[B, 2]` from `split_draws`.
-      samples: G.
+      draws: `[..., 2]` from `split_draws`.
+      samples: `[...]` numbers of the completions in their groups; broadcasts with the draws.
 
     Returns:
-      `[B, G]` typed keys.
+      `[...]` typed keys.
     """
     base = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), stream)
+    high, low, samples = jnp.broadcast_arrays(draws[..., 0], draws[..., 1], samples)
 
-    def one(draw: jax.Array, sample: jax.Array) -> jax.Array:
-        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(base, draw[0]), draw[1]), sample)
+    def one(high: jax.Array, low: jax.Array, sample: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(jax.random.fold_in(base, high), low), sample)
 
-    return jax.vmap(lambda draw: jax.vmap(lambda sample: one(draw, sample))(jnp.arange(samples)))(draws)
+    return jax.vmap(one)(high.ravel(), low.ravel(), samples.ravel()).reshape(samples.shape)
 
 
-def uniforms(keys: jax.Array, token: jax.Array) -> jax.Array:
-    """One number in [0, 1) a key for the token with index `token`; shape of `keys`."""
-    flat = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, token)))(keys.reshape(-1))
+def uniforms(keys: jax.Array, tokens: jax.Array | int) -> jax.Array:
+    """One number in [0, 1) a key for the token with that index (of its own, or of all); shape of `keys`."""
+    tokens = jnp.broadcast_to(tokens, keys.shape).ravel()
+    flat = jax.vmap(lambda key, token: jax.random.uniform(jax.random.fold_in(key, token)))(keys.ravel(), tokens)
     return flat.reshape(keys.shape)

@@ -151,6 +151,7 @@ class GRPOTask:
 
         self.numbers["draws"] += len(draws)
         metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
+        metrics["rollout/wasted_row_steps"] = rollout.wasted_row_steps
         metrics["epoch"] = self.numbers["draws"] / len(self._data)
         self._control_kl(metrics, rewards.size)
         samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)

@@ -21,9 +21,9 @@ LIFETIMES: Mapping[str, tuple[str, str]] = {
     "sampling weights": ("reshard_layer", "decode"),
     "patches": ("vision", "vision"),  # up to `apply` where the vision tower trains
     "prompts": ("vision", "apply"),
-    "features": ("vision", "apply"),
-    "caches": ("decode", "decode"),
-    "completions": ("decode", "apply"),
+    "features": ("vision", "apply"),  # up to `decode` where the vision tower trains
+    "caches": ("prefill", "decode"),  # of the prompts being answered, and of the completions under way
+    "completions": ("prefill", "apply"),
     "scores": ("deal", "apply"),
     "micro-batches": ("deal", "apply"),  # all of one optimizer update
     "gradient": ("update", "apply"),
@@ -46,4 +46,6 @@ def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Co
     first, last = LIFETIMES[name]
     if name == "patches" and not freeze_vision:
         last = "apply"
+    if name == "features" and not freeze_vision:
+        last = "decode"
     return PROGRAMS.index(first) <= PROGRAMS.index(program) <= PROGRAMS.index(last)
