@@ -108,8 +108,8 @@ SETTINGS = [Sampling(top_k=3), Sampling(top_p=0.7), Sampling(top_k=40, top_p=0.9
 
 @settings(max_examples=150, deadline=None)
 @given(
-    # Few values, so that many tie; negative ones, zeros of both signs and numbers far apart among them.
-    st.lists(st.sampled_from([-3e38, -80.0, -1.5, -0.0, 0.0, 1e-38, 0.25, 0.5, 2.0, 2.0000002, 9.0]), min_size=1),
+    # Few values, so that many tie; zeros of both signs, and normal numbers with none but subnormal ones between them.
+    st.lists(st.sampled_from([-3e38, -80.0, -2e-38, -0.0, 0.0, 2e-38, 0.25, 0.5, 2.0, 2.0000002, 9.0]), min_size=1),
     st.lists(st.floats(-30, 30, width=32), max_size=60),
     st.sampled_from(SETTINGS),
 )

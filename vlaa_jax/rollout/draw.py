@@ -136,6 +136,8 @@ def _smallest_kept(logits: jax.Array, weights: jax.Array, bound: jax.Array) -> j
     def narrow(interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = interval
         middle = _from_ordered(_ordered(low) + (_ordered(high) - _ordered(low)) // 2)
+        # A middle that is flushed to zero may compare as the upper end, and nothing would become narrower.
+        middle = jnp.where(middle < high, middle, low)
         above = logits > middle
         fits = jnp.sum(jnp.where(above, weights, 0), axis=-1, keepdims=True) < bound
         # No logit lies between the middle and these two: the answer is at most the first, or at least the second.
