@@ -3,8 +3,7 @@
 import collections
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,13 +20,14 @@ from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import bucket, buckets_in_use
 from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
+from vlaa_jax.rewards import Request, load_scorer, require_scorer, score_many
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import TRAINING
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
+from vlaa_jax.training.answers import Judged, answer_metrics, sample_rows
 from vlaa_jax.training.batch_sizes import grpo_sizes
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import (
@@ -38,33 +38,10 @@ from vlaa_jax.training.grpo import (
     reference_weights,
     take_groups,
 )
-from vlaa_jax.training.run_folder import trace_fields
 from vlaa_jax.training.task import StepReport
 
-# Phrases whose share VLAA-Thinking counts (section 4.4, figure 7).
-AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
-_FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 # Seeds of the step's own permutations must differ from those of the data's epochs.
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """A prompt of a step with its group, on the host.
-
-    Attributes:
-      draw: its number in the stream.
-      id, verifier, gold: of its record.
-      texts: G completions.
-      traces: G verdicts.
-    """
-
-    draw: int
-    id: str
-    verifier: str
-    gold: str
-    texts: list[str]
-    traces: list[Trace]
 
 
 class GRPOTask:
@@ -150,10 +127,10 @@ class GRPOTask:
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         self.numbers["draws"] += len(draws)
-        metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
+        metrics = answer_metrics(judged, rewards, lengths, ended) | outcome["metrics"]
         metrics["epoch"] = self.numbers["draws"] / len(self._data)
         self._control_kl(metrics, rewards.size)
-        samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
+        samples = sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
         counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
         bad = None
         if outcome["bad_updates"]:
@@ -319,64 +296,6 @@ class GRPOTask:
                 section.kl_horizon,
                 completions,
             )
-
-    def _metrics(
-        self,
-        judged: Sequence[Judged],
-        rewards: np.ndarray,
-        lengths: np.ndarray,
-        ended: np.ndarray,
-    ) -> dict[str, float]:
-        by_kind: dict[str, list[tuple[str, Trace]]] = collections.defaultdict(list)
-        for group in judged:
-            for suffix in ("", f"/{group.verifier}"):
-                by_kind[suffix] += [(group.verifier, trace) for trace in group.traces]
-        metrics = {}
-        for suffix, verdicts in by_kind.items():
-            valid = [trace.score for _, trace in verdicts if trace.valid]
-            metrics[f"reward{suffix}"] = float(np.mean([trace.score for _, trace in verdicts]))
-            metrics[f"accuracy{suffix}"] = float(np.mean([accuracy(trace, kind) for kind, trace in verdicts]))
-            metrics[f"valid{suffix}"] = len(valid) / len(verdicts)
-            if valid:
-                metrics[f"reward_if_valid{suffix}"] = float(np.mean(valid))
-        flat = [trace for group in judged for trace in group.traces]
-        texts = [text for group in judged for text in group.texts]
-        metrics["reward_deviation"] = float(rewards.std(axis=1).mean())
-        metrics["groups_without_signal"] = float((rewards.max(axis=1) == rewards.min(axis=1)).mean())
-        metrics["box_space_suspect"] = sum(trace.box_space_suspect for trace in flat)
-        metrics["verifier_timeouts"] = sum(trace.rule == "timeout" for trace in flat)
-        metrics["length"] = float(lengths.mean())
-        metrics["length/min"], metrics["length/max"] = int(lengths.min()), int(lengths.max())
-        metrics["truncated"] = float(1 - ended.mean())
-        lowered = [text.lower() for text in texts]
-        for phrase in AHA_PHRASES:
-            metrics[f"aha/{phrase.replace(' ', '_')}"] = sum(phrase in text for text in lowered)
-        metrics["in_steps"] = float(np.mean([bool(_FIRST_STEP.search(text)) for text in texts]))
-        return metrics
-
-    def _sample_rows(
-        self,
-        judged: Sequence[Judged],
-        advantage: np.ndarray,
-        lengths: np.ndarray,
-        ended: np.ndarray,
-    ) -> list[Mapping[str, Any]]:
-        return [
-            {
-                "id": group.id,
-                "draw": group.draw,
-                "sample": g,
-                "verifier": group.verifier,
-                "gold": group.gold,
-                "completion": text,
-                "length": int(lengths[b, g]),
-                "truncated": not bool(ended[b, g]),
-                "advantage": float(advantage[b, g]),
-                **trace_fields(group.traces[g]),
-            }
-            for b, group in enumerate(judged)
-            for g, text in enumerate(group.texts)
-        ]
 
 
 def _named(what: str, groups: Groups) -> str:
