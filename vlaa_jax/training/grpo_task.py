@@ -97,9 +97,9 @@ class GRPOTask:
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
         draws = self.numbers["draws"] + np.arange(config.rollout.prompts)
-        places = [self._data.place(int(draw)) for draw in draws]
-        prompt_lengths = self.index.prompt[places]
         with clock.phase("data"):
+            places = [self._data.place(int(draw)) for draw in draws]
+            prompt_lengths = self.index.prompt[places]
             drawn = distributed.together(lambda: next(self._batches))
         with clock.phase("rollout"):
             shape = self._generator.shape(prompt_lengths, self.index.windows[places])
@@ -117,28 +117,30 @@ class GRPOTask:
         with clock.phase("verify"):
             own = distributed.together(lambda: self._verify(drawn, texts))
             judged = distributed.gather_rows(dict(zip(self._own_rows.tolist(), own, strict=True)))
-        check_stop()
-        rewards = np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
-        learnt = rewards
-        if config.rewards.shuffled:
-            generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
-            learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-        groups, scored = self._score(rollout, learnt)
+            check_stop()
+        with clock.phase("score"):
+            rewards = np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
+            learnt = rewards
+            if config.rewards.shuffled:
+                generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
+                learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
+            groups, scored = self._score(rollout, learnt)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
-        self.numbers["draws"] += len(draws)
-        metrics = answer_metrics(judged, rewards, lengths, ended) | outcome["metrics"]
-        metrics["epoch"] = self.numbers["draws"] / len(self._data)
-        self._control_kl(metrics, rewards.size)
-        samples = sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
-        counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
-        bad = None
-        if outcome["bad_updates"]:
-            tokens = fetch_all(rollout.completions.tokens)
-            bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [group.id for group in judged]}
-        shown = [self.source[place] for place in places[: config.log.samples]]
-        pictures = {record.id: record.images[0] for record in shown if record.images}
-        return StepReport(metrics, samples, counts, bad, pictures)
+        with clock.phase("summarise"):
+            self.numbers["draws"] += len(draws)
+            metrics = answer_metrics(judged, rewards, lengths, ended) | outcome["metrics"]
+            metrics["epoch"] = self.numbers["draws"] / len(self._data)
+            self._control_kl(metrics, rewards.size)
+            samples = sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
+            counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
+            bad = None
+            if outcome["bad_updates"]:
+                tokens = fetch_all(rollout.completions.tokens)
+                bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [group.id for group in judged]}
+            shown = [self.source[place] for place in places[: config.log.samples]]
+            pictures = {record.id: record.images[0] for record in shown if record.images}
+            return StepReport(metrics, samples, counts, bad, pictures)
 
     def _count_programs(self) -> int:
         """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
@@ -240,10 +242,11 @@ class GRPOTask:
             order = generator.permutation(len(groups.tokens))
             for at in range(0, len(order), per_update):
                 chosen = order[at : at + per_update]
-                parts = [
-                    self._take(groups, scored, places, prompts, lengths)
-                    for places in self._micro_batches(chosen, lengths)
-                ]
+                with clock.phase("deal"):
+                    parts = [
+                        self._take(groups, scored, places, prompts, lengths)
+                        for places in self._micro_batches(chosen, lengths)
+                    ]
                 if self._reference is not None:
                     with clock.phase("reference"):
                         reference = move(self._reference, "device")  # nothing moves where it is there already
@@ -265,13 +268,13 @@ class GRPOTask:
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
-                bad += not finite
-                if finite:
-                    for name, value in summarise(sums).items():
-                        gathered[f"update/{name}"].append(value)
-                    gathered["loss"].append(float(outcome.loss))
-                    gathered["gradient_norm"].append(float(outcome.gradient_norm))
-                    gathered["learning_rate"].append(rate)
+                    bad += not finite
+                    if finite:
+                        for name, value in summarise(sums).items():
+                            gathered[f"update/{name}"].append(value)
+                        gathered["loss"].append(float(outcome.loss))
+                        gathered["gradient_norm"].append(float(outcome.gradient_norm))
+                        gathered["learning_rate"].append(rate)
         metrics = {name: float(np.mean(values)) for name, values in gathered.items()}
         # At the first update policy and sampler are one: the ratio there measures their numerical difference.
         if gathered["update/ratio"]:

@@ -171,7 +171,7 @@ class _Loop:
             distributed.on_first(lambda: folder.write_metrics(0, before))
         if self._done < task.steps:
             task.begin()
-        # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
+        # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
         self._began = time.perf_counter()
         for number in range(self._done + 1, task.steps + 1):
             self._step(number)
@@ -212,12 +212,13 @@ class _Loop:
         for phase, tokens in report.tokens.items():
             metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
         metrics["programs_compiled"] = self._compiled.count
-        warnings = distributed.on_first(lambda: self._write(number, metrics, report))
-        self._progress.step(number, metrics)
-        for warning in warnings:
-            self._progress.say(warning)
-        # Asked once: a signal that comes between saving and leaving must not leave without saving.
-        stopping = self._stop.asked() is not None
+        with clock.phase("write"):
+            warnings = distributed.on_first(lambda: self._write(number, metrics, report))
+            self._progress.step(number, metrics)
+            for warning in warnings:
+                self._progress.say(warning)
+            # Asked once: a signal that comes between saving and leaving must not leave without saving.
+            stopping = self._stop.asked() is not None
         # After the lines: a checkpoint of step n promises that all lines up to n are there.
         if number % task.config.checkpoint.every == 0 or number == task.steps or stopping:
             with clock.phase("checkpoint"):

@@ -70,12 +70,13 @@ class SFTTask:
             rate = float(self._schedule(int(self.state.updates)))
             self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
             finite, loss = bool(outcome.finite), float(outcome.loss)
-        metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
-        metrics |= {"updates": int(self.state.updates), "non_finite_updates": int(not finite), "learning_rate": rate}
+            norm, updates = float(outcome.gradient_norm), int(self.state.updates)
+            metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
+        metrics |= {"updates": updates, "non_finite_updates": int(not finite), "learning_rate": rate}
         metrics["epoch"] = number / self._data.updates_per_epoch
         samples = []
         if finite:
-            metrics |= {"loss": loss, "gradient_norm": float(outcome.gradient_norm)}
+            metrics |= {"loss": loss, "gradient_norm": norm}
             recent = self.numbers["recent_losses"]
             if len(recent) == _WINDOW and loss > _SPIKE * float(np.median(recent)):
                 metrics["loss_spike"] = 1
