@@ -29,13 +29,16 @@ def save(path: pathlib.Path, arrays: dict[str, jax.Array]) -> None:
 
 def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
     """Wraps sampler and update."""
-    sample, begin, steps = Generator.__call__, Updater.__init__, 0
+    sample, begin, steps = Generator.chunks, Updater.__init__, 0
 
     def replayed(self, *args):
-        nonlocal steps
-        rollout = sample(self, *args)
         if self.stream != TRAINING:
-            return rollout
+            return sample(self, *args)
+        ((rows, rollout),) = sample(self, *args)
+        return [(rows, replace(rollout))]
+
+    def replace(rollout):
+        nonlocal steps
         steps += 1
         arrays = {name: getattr(rollout.completions, name) for name in _NAMES}
         if own is None:
@@ -61,7 +64,7 @@ def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
 
         self.apply = spy
 
-    Generator.__call__, Updater.__init__ = replayed, begin_and_spy
+    Generator.chunks, Updater.__init__ = replayed, begin_and_spy
 
 
 if __name__ == "__main__":

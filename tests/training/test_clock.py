@@ -7,7 +7,7 @@ import pytest
 import tiny
 from resumable import made_up_rewards
 
-from vlaa_jax.training import grpo_task
+from vlaa_jax.training import experience
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
 from vlaa_jax.training.loop import train
@@ -40,7 +40,7 @@ def test_a_phase_inside_another_counts_once(monkeypatch):
 
 @pytest.mark.parametrize(("name", "make"), [("grpo", GRPOTask), ("sft", SFTTask)])
 def test_the_seconds_of_a_step_add_up(folder, tmp_path, monkeypatch, name, make):
-    monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
+    monkeypatch.setattr(experience, "score_many", made_up_rewards)
     config = tiny.config(name, folder, steps=8)
     train(make(config), tmp_path / "run", recorded=config, command="")
     shares = []

@@ -1,7 +1,7 @@
 """From encoded prompts to completions: bucketed shapes around the jitted sampler."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -81,15 +81,31 @@ class Generator:
         """
         if shape is None:
             shape = self.shape([len(p.tokens) for p in prompts], [len(p.vision.frames) for p in prompts])
+        return join([part for _, part in self.chunks(weights, prompts, draws, shape, check_stop)])
+
+    def chunks(
+        self,
+        weights: SamplingWeights,
+        prompts: Sequence[EncodedPrompt],
+        draws: Sequence[int],
+        shape: tuple[int, int],
+        check_stop: Callable[[], None],
+    ) -> Iterator[tuple[np.ndarray, Rollout]]:
+        """What a call does, chunk by chunk; `join` makes one rollout of them. Arguments as those of a call.
+
+        Yields:
+          `[b]` places of a chunk's prompts among the B, and their rollout, which has only been started: the chunk
+          before is finished then, and its completions may be looked at while the chips work.
+        """
         draws, own = np.asarray(draws), own_rows(len(draws))
-        parts = []
+        part = None
         for rows in chunks_of_rows(len(draws), self.batch or len(draws)):
-            jax.block_until_ready(parts[-1:])
-            check_stop()
             mine = rows[own_rows(len(rows))]
             chunk = pad_prompts([prompts[place] for place in np.searchsorted(own, mine)], *shape)
-            parts.append(self._sample(weights, chunk, draws[mine]))
-        return parts[0] if len(parts) == 1 else join_rows(parts)
+            jax.block_until_ready(part)  # the caches of two chunks need not fit at once
+            check_stop()
+            part = self._sample(weights, chunk, draws[mine])
+            yield rows, part
 
     def _sample(self, weights: SamplingWeights, rows: Rows, draws: np.ndarray) -> Rollout:
         rows = place_rows(rows)
@@ -108,3 +124,8 @@ class Generator:
             sampling=self.sampling,
         )
         return Rollout(rows, features if self.frozen_vision else None, completions)
+
+
+def join(chunks: Sequence[Rollout]) -> Rollout:
+    """All chunks of a call in one."""
+    return chunks[0] if len(chunks) == 1 else join_rows(chunks)

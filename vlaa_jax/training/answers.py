@@ -25,6 +25,7 @@ class Judged:
       id, verifier, gold: of its record.
       texts: G completions.
       traces: G verdicts.
+      lengths, ended: `[G]` of `Completions`.
     """
 
     draw: int
@@ -33,17 +34,19 @@ class Judged:
     gold: str
     texts: list[str]
     traces: list[Trace]
+    lengths: np.ndarray
+    ended: np.ndarray
 
 
-def answer_metrics(
-    judged: Sequence[Judged], rewards: np.ndarray, lengths: np.ndarray, ended: np.ndarray
-) -> dict[str, float]:
-    """Numbers of B groups for `metrics.jsonl`, of all and by verifier; a kind without examples has none.
+def scores(judged: Sequence[Judged]) -> np.ndarray:
+    """Rewards `[B, G]` of B groups."""
+    return np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
 
-    Args:
-      judged: B groups.
-      rewards, lengths, ended: `[B, G]`.
-    """
+
+def answer_metrics(judged: Sequence[Judged]) -> dict[str, float]:
+    """Numbers of some groups for `metrics.jsonl`, of all and by verifier; a kind without examples has none."""
+    rewards = scores(judged)
+    lengths, ended = np.stack([group.lengths for group in judged]), np.stack([group.ended for group in judged])
     by_kind: dict[str, list[tuple[str, Trace]]] = collections.defaultdict(list)
     for group in judged:
         for suffix in ("", f"/{group.verifier}"):
@@ -72,10 +75,13 @@ def answer_metrics(
     return metrics
 
 
-def sample_rows(
-    judged: Sequence[Judged], advantage: np.ndarray, lengths: np.ndarray, ended: np.ndarray
-) -> list[Mapping[str, Any]]:
-    """A row a completion for `samples.jsonl`; arguments as those of `answer_metrics`, `advantage` `[B, G]`."""
+def sample_rows(judged: Sequence[Judged], advantage: np.ndarray) -> list[Mapping[str, Any]]:
+    """A row a completion for `samples.jsonl`.
+
+    Args:
+      judged: B groups.
+      advantage: `[B, G]`.
+    """
     return [
         {
             "id": group.id,
@@ -84,8 +90,8 @@ def sample_rows(
             "verifier": group.verifier,
             "gold": group.gold,
             "completion": text,
-            "length": int(lengths[b, g]),
-            "truncated": not bool(ended[b, g]),
+            "length": int(group.lengths[g]),
+            "truncated": not bool(group.ended[g]),
             "advantage": float(advantage[b, g]),
             **trace_fields(group.traces[g]),
         }

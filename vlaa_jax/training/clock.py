@@ -3,9 +3,13 @@
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 import jax
+
+T = TypeVar("T")
+_END: Any = object()
 
 
 class Clock:
@@ -39,6 +43,16 @@ class Clock:
         finally:
             self._charge()
             self._open.pop()
+
+    def waits(self, name: str, items: Iterable[T]) -> Iterator[T]:
+        """The items; what each is waited for belongs to a phase."""
+        iterator = iter(items)
+        while True:
+            with self.phase(name):
+                item = next(iterator, _END)
+            if item is _END:
+                return
+            yield item
 
     def program(self, name: str) -> None:
         """Called before a large program runs; the first time it is compiled, which takes seconds to minutes.

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,25 +11,23 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vlaa_jax import distributed
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import bucket, buckets_in_use
-from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.rewards import Request, load_scorer, require_scorer, score_many
+from vlaa_jax.rewards import load_scorer, require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import TRAINING
-from vlaa_jax.rollout.sampler import sampling_weights
-from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
+from vlaa_jax.sharding import fetch_all, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.answers import Judged, answer_metrics, sample_rows
+from vlaa_jax.training.answers import answer_metrics, sample_rows, scores
 from vlaa_jax.training.batch_sizes import grpo_sizes
 from vlaa_jax.training.clock import Clock
+from vlaa_jax.training.experience import Collector
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
@@ -90,36 +88,19 @@ class GRPOTask:
         return self.state.model
 
     def begin(self) -> None:
-        self._data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
-        self._own_rows = own_rows(self.config.rollout.prompts)
-        self._batches = self._data.batches(self.config.rollout.prompts, self.numbers["draws"], self._own_rows)
+        self._collector = Collector(
+            self.config, self._generator, self.source, self.index, self.encoder, scorer=self.scorer, pool=self.pool
+        )
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
-        draws = self.numbers["draws"] + np.arange(config.rollout.prompts)
-        with clock.phase("data"):
-            places = [self._data.place(int(draw)) for draw in draws]
-            prompt_lengths = self.index.prompt[places]
-            drawn = distributed.together(lambda: next(self._batches))
-        with clock.phase("rollout"):
-            shape = self._generator.shape(prompt_lengths, self.index.windows[places])
-            clock.program(f"rollout of {shape[0]} + {config.rollout.new_tokens} tokens, {shape[1]} windows")
-            weights = sampling_weights(self.model, settings.compute_dtype(config))
-            rollout = self._generator(weights, [d.prompt for d in drawn], draws, shape, check_stop)
-            del weights
-            lengths, ended = fetch_all((rollout.completions.lengths, rollout.completions.ended))
-            tokens = fetch_rows(rollout.completions.tokens)
-        with clock.phase("decode_text"):
-            texts = [
-                [self.encoder.tokenizer.decode(row[:n]) for row, n in zip(group, sizes, strict=True)]
-                for group, sizes in zip(tokens, lengths[self._own_rows], strict=True)
-            ]
-        with clock.phase("verify"):
-            own = distributed.together(lambda: self._verify(drawn, texts))
-            judged = distributed.gather_rows(dict(zip(self._own_rows.tolist(), own, strict=True)))
-            check_stop()
+        experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
+        rollout, judged = experience.rollout, experience.judged
         with clock.phase("score"):
-            rewards = np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
+            check_stop()
+            rewards = scores(judged)
+            places = [self._collector.data.place(group.draw) for group in judged]
+            prompt_lengths, lengths = self.index.prompt[places], np.stack([group.lengths for group in judged])
             learnt = rewards
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
@@ -128,11 +109,11 @@ class GRPOTask:
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
-            self.numbers["draws"] += len(draws)
-            metrics = answer_metrics(judged, rewards, lengths, ended) | outcome["metrics"]
-            metrics["epoch"] = self.numbers["draws"] / len(self._data)
+            self.numbers["draws"] += experience.drawn
+            metrics = answer_metrics(judged) | outcome["metrics"]
+            metrics["epoch"] = self.numbers["draws"] / len(self._collector.data)
             self._control_kl(metrics, rewards.size)
-            samples = sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
+            samples = sample_rows(judged, fetch_all(scored.advantages))
             counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
             bad = None
             if outcome["bad_updates"]:
@@ -155,19 +136,6 @@ class GRPOTask:
         place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
-    def _verify(self, drawn: Sequence[Drawn], texts: Sequence[list[str]]) -> list[Judged]:
-        requests = [
-            Request(d.record.verifier, text, d.record.answer, d.record, d.prompt.resizes)
-            for d, group in zip(drawn, texts, strict=True)
-            for text in group
-        ]
-        flat = score_many(requests, strict=self.config.rewards.strict, scorer=self.scorer, pool=self.pool)
-        traces = iter(flat)
-        return [
-            Judged(d.draw, d.record.id, d.record.verifier, d.record.answer, group, [next(traces) for _ in group])
-            for d, group in zip(drawn, texts, strict=True)
-        ]
-
     def _score(self, rollout: Rollout, rewards: np.ndarray) -> tuple[Groups, Scored]:
         """Everything the updates of this step read."""
         section, completions = self.config.objective, rollout.completions
@@ -185,7 +153,7 @@ class GRPOTask:
             old=old,
             reference=None,
             advantages=advantages(
-                place_rows(rewards[self._own_rows]),
+                place_rows(rewards[own_rows(len(rewards))]),
                 baseline=section.advantage_baseline,
                 scale=section.advantage_scale,
                 epsilon=section.advantage_epsilon,
