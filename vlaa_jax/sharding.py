@@ -248,6 +248,24 @@ def join_rows(chunks: Sequence[Tree]) -> Tree:
     return over_rows(join, (outputs,) * len(chunks), outputs, split_weights=False)(*chunks)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def replace_rows(batch: Tree, other: Tree, source: jax.Array) -> Tree:
+    """A batch of B rows in which rows of another one stand in some places.
+
+    Args:
+      batch: is used up.
+      other: of any number of rows.
+      source: `[B]` rows of `other`; -1 where the batch's own row stays.
+    """
+
+    def replace(path: tuple, old: jax.Array, new: jax.Array) -> jax.Array:
+        axis = 1 if _rows_are_second(path) else 0
+        stays = jnp.expand_dims(source < 0, [i for i in range(old.ndim) if i != axis])
+        return jnp.where(stays, old, jnp.take(new, source, axis=axis))
+
+    return keep_rows(jax.tree_util.tree_map_with_path(replace, batch, other))
+
+
 # Inside the programs. Without a mesh in context (`jax.set_mesh`) these do nothing.
 #
 # A pass of the model runs on every chip's own rows (`over_rows`): each chip is told what to fetch and what to add up,

@@ -2,7 +2,10 @@
 
 import dataclasses
 import time
+import zlib
 
+import jax
+import numpy as np
 import pytest
 import tiny
 from resumable import made_up_rewards
@@ -86,3 +89,72 @@ def test_what_fails_is_raised_when_all_chunks_are_sampled(collect, monkeypatch):
     with pytest.raises(InputError, match="no verdict"):
         collect(batch=1)
     assert len(sampled) == 4
+
+
+def coin(requests, **_):
+    """Rewards under which many groups have no signal: 0 or 1 by the text's checksum."""
+    traces = made_up_rewards(requests)
+    texts = (request.completion.encode("utf-8", "replace") for request in requests)
+    return [
+        dataclasses.replace(trace, score=float(zlib.crc32(text) % 2)) for trace, text in zip(traces, texts, strict=True)
+    ]
+
+
+def varies(group):
+    return len({trace.score for trace in group.traces}) > 1
+
+
+def test_dynamic_sampling_fills_the_step_with_groups_that_have_signal(collect, monkeypatch):
+    """The same draws and weights give the same tokens with it on and off, whatever happens to their groups."""
+    monkeypatch.setattr(experience, "score_many", coin)
+    plain = [group for draw in (0, 4, 8, 12) for group in collect(draw).judged]
+    found = collect(batch=2, rollout__oversample=4.0)
+    assert sum(map(varies, plain[:4])) < 4, "something must be dropped for this test to say anything"
+
+    assert len(found.judged) == 4 and all(map(varies, found.judged))
+    drawn = len(found.all)
+    assert 4 < drawn <= 16 and sorted(group.draw for group in found.all) == list(range(drawn))
+    assert found.kept_share == 4 / drawn
+    by_draw = sorted(found.all, key=lambda group: group.draw)
+    assert said(by_draw) == said(plain[:drawn])
+    # The first with signal are taken; the first ones stay where they were.
+    assert {group.draw for group in found.judged} == {group.draw for group in plain if varies(group)} & set(
+        range(drawn)
+    ) - {group.draw for group in found.dropped if varies(group)}
+    for place, group in enumerate(plain[:4]):
+        assert not varies(group) or found.judged[place].draw == group.draw
+
+
+def test_the_arrays_of_dynamic_sampling_are_those_of_its_groups(task, collect, monkeypatch):
+    monkeypatch.setattr(experience, "score_many", coin)
+    found = collect(batch=2, rollout__oversample=4.0)
+    decode = task.encoder.tokenizer.decode
+    data = Collector(task.config, task._generator, task.source, task.index, task.encoder).data
+    rollout = jax.tree.map(np.asarray, found.rollout)
+    for b, group in enumerate(found.judged):
+        lengths = rollout.completions.lengths[b]
+        np.testing.assert_array_equal(lengths, group.lengths)
+        assert group.texts == [decode(row[:n]) for row, n in zip(rollout.completions.tokens[b], lengths, strict=True)]
+        prompt = data.draw(group.draw).prompt
+        size = len(prompt.tokens)
+        np.testing.assert_array_equal(rollout.rows.tokens[b, :size], prompt.tokens)
+        assert not rollout.rows.segments[b, size:].any()
+        np.testing.assert_array_equal(rollout.rows.positions[:, b, :size], prompt.positions)
+        own = collect(group.draw // 4 * 4).rollout.features[group.draw % 4]
+        np.testing.assert_allclose(rollout.features[b], own, atol=1e-5)
+
+
+def test_dynamic_sampling_has_a_bound(collect, monkeypatch):
+    def one(requests, **_):
+        return [dataclasses.replace(trace, score=1.0) for trace in made_up_rewards(requests)]
+
+    monkeypatch.setattr(experience, "score_many", one)
+    found = collect(batch=2, rollout__oversample=2.6)
+    assert [group.draw for group in found.judged] == [0, 1, 2, 3]  # the rest stays as it is
+    assert sorted(group.draw for group in found.dropped) == [4, 5, 6, 7, 8, 9]
+    assert found.kept_share == 0
+
+
+def test_fewer_prompts_than_a_step_learns_from_are_refused(collect):
+    with pytest.raises(InputError, match=r"config.rollout.oversample is 0.5: expected 1 \(off\) or more"):
+        collect(rollout__oversample=0.5)

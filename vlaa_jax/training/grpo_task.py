@@ -109,12 +109,16 @@ class GRPOTask:
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
-            self.numbers["draws"] += experience.drawn
-            metrics = answer_metrics(judged) | outcome["metrics"]
+            self.numbers["draws"] += len(experience.all)
+            metrics = answer_metrics(experience.all) | outcome["metrics"]
+            if config.rollout.oversample > 1:
+                metrics["rollout/prompts"] = len(experience.all)
+                metrics["rollout/kept_share"] = experience.kept_share
             metrics["epoch"] = self.numbers["draws"] / len(self._collector.data)
             self._control_kl(metrics, rewards.size)
             samples = sample_rows(judged, fetch_all(scored.advantages))
-            counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
+            sampled = sum(int(group.lengths.sum()) for group in experience.all)
+            counts = {"rollout": sampled, "update": outcome["tokens"]}
             bad = None
             if outcome["bad_updates"]:
                 tokens = fetch_all(rollout.completions.tokens)
