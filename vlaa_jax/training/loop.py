@@ -24,6 +24,7 @@ from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.profile import Profiler
 from vlaa_jax.training.progress import Progress
 from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
 from vlaa_jax.training.run_header import continued_header
@@ -54,7 +55,9 @@ class Interrupted(Exception):
         self.exit_code = 0 if number == signal.SIGTERM else 130
 
 
-def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, command: str) -> pathlib.Path:
+def train(
+    task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, command: str, profiled: range = range(0)
+) -> pathlib.Path:
     """Runs a task to its last step, from wherever its folder stands.
 
     Args:
@@ -62,6 +65,7 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
       workdir: the run's folder, local or `gs://bucket/run`.
       recorded: the config as the user gave it; it is kept in the folder and compared on resume.
       command: what starts this run again; printed where that helps.
+      profiled: steps that are traced into the folder's `profile`.
 
     Returns:
       The report.
@@ -75,7 +79,7 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
         with contextlib.closing(
             distributed.together(lambda: RunFolder(workdir, reading=not distributed.is_first()))
         ) as folder:
-            return _train(task, folder, recorded, command)
+            return _train(task, folder, recorded, command, profiled)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -84,8 +88,10 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
         ) from None
 
 
-def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) -> pathlib.Path:
+def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str, profiled: range) -> pathlib.Path:
     config = task.config
+    if profiled and profiled[-1] > task.steps:
+        raise InputError(f"--profile ends with step {profiled[-1]}, but this run has {task.steps}")
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
     evaluation = distributed.together(lambda: _Evaluation(config, task, folder))
 
@@ -108,8 +114,9 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) ->
         StopRequest() as stop,
         Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
         TensorBoard(folder.tensorboard) if distributed.is_first() else contextlib.nullcontext() as board,
+        Profiler(folder.directory / "profile", profiled if distributed.is_first() else range(0)) as profiler,
     ):
-        loop = _Loop(task, folder, evaluation, checkpoints, stop, progress, board, start)
+        loop = _Loop(task, folder, evaluation, checkpoints, stop, progress, board, profiler, start)
         try:
             loop.run()
         except Stopped:
@@ -144,10 +151,11 @@ class _Loop:
         stop: StopRequest,
         progress: Progress,
         board: TensorBoard | None,
+        profiler: Profiler,
         start: int,
     ):
         self._task, self._folder, self._evaluation, self._checkpoints = task, folder, evaluation, checkpoints
-        self._stop, self._progress, self._board = stop, progress, board
+        self._stop, self._progress, self._board, self._profiler = stop, progress, board, profiler
         self._done = start
         self._reward: float | None = None  # held-out, after the last step done
         self._compiled = CompileCounter()
@@ -174,7 +182,8 @@ class _Loop:
         # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
         self._began = time.perf_counter()
         for number in range(self._done + 1, task.steps + 1):
-            self._step(number)
+            with self._profiler.step(number, self._clock):
+                self._step(number)
         distributed.together(self._checkpoints.wait)
         if not distributed.on_first(lambda: self._evaluation.done("after", task.steps)):
             self._evaluation.full("after", task.steps, self._stop.check)
