@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from vlaa_jax.errors import InputError
@@ -182,6 +182,12 @@ def place_rows(tree: Tree) -> Tree:
     if mesh.empty:
         return jax.device_put(tree)
     return jax.make_array_from_process_local_data(row_shardings(tree, mesh), tree)
+
+
+def row_sharding() -> Sharding:
+    """Where an array of a batch lies, whose rows are first."""
+    mesh = jax.sharding.get_mesh()
+    return SingleDeviceSharding(jax.devices()[0]) if mesh.empty else NamedSharding(mesh, P(ROWS))
 
 
 def fetch_rows(array: jax.Array) -> np.ndarray:

@@ -100,7 +100,7 @@ def test_shuffled_rewards_are_learnt_from_and_the_true_ones_reported(folder, mon
     task.begin()
     seen = []
     score = task._score
-    task._score = lambda rollout, rewards: (seen.append(rewards), score(rollout, rewards))[1]
+    task._score = lambda rollout, rewards, *sizes: (seen.append(rewards), score(rollout, rewards, *sizes))[1]
     told = [
         np.reshape([row["score"] for row in task.step(number, Clock(), lambda: None).samples], (4, 2))
         for number in (1, 2, 3)

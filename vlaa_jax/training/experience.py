@@ -1,7 +1,8 @@
 """What a step learns from: prompts are drawn, answered and judged; while the chips answer, the host judges."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,19 @@ class Experience:
         return sum(map(_has_signal, self.judged)) / len(self.all)
 
 
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """What a later step will judge and learn from.
+
+    Attributes:
+      drawn: prompts of this process's rows.
+      rollout: `[B, G, C]`; it may still be running.
+    """
+
+    drawn: list[Drawn]
+    rollout: Rollout
+
+
 class Collector:
     """Makes the experience of one step after the other."""
 
@@ -69,8 +83,15 @@ class Collector:
           verify: further arguments of `rewards.score_many`.
 
         Raises:
-          InputError: `config.rollout.oversample` is below 1.
+          InputError: `config.rollout.oversample` is below 1, or `config.rollout.ahead` is without what it needs.
         """
+        if config.rollout.ahead and config.rollout.oversample != 1:
+            raise InputError("config.rollout.ahead and config.rollout.oversample above 1 exclude each other")
+        if config.rollout.ahead and not config.objective.importance_cap > 0:
+            raise InputError(
+                "config.rollout.ahead samples with weights one step old: expected config.objective.importance_cap "
+                "above 0, as 2.0"
+            )
         if not config.rollout.oversample >= 1:
             raise InputError(f"config.rollout.oversample is {config.rollout.oversample}: expected 1 (off) or more")
         self._config, self._generator, self._index, self._encoder = config, generator, index, encoder
@@ -94,13 +115,8 @@ class Collector:
         """
         count, batch = self._config.rollout.prompts, self._generator.batch
         most = max(count, int(count * self._config.rollout.oversample) // batch * batch)
-        with clock.phase("data"):
-            # One shape for all that the step may draw.
-            places = [self.data.place(number) for number in range(draw, draw + most)]
-            shape = self._generator.shape(self._index.prompt[places], self._index.windows[places])
-        with clock.phase("rollout"):
-            clock.program(f"rollout of {shape[0]} + {self._config.rollout.new_tokens} tokens, {shape[1]} windows")
-            weights = sampling_weights(model, settings.compute_dtype(self._config))
+        shape = self._shape(draw + np.arange(most), clock)  # one for all that the step may draw
+        weights = self._weights(model, clock)
 
         def answer(drawn: int, count: int) -> tuple[list[tuple[np.ndarray, Rollout]], list[Judged]]:
             """Of the next prompts."""
@@ -127,6 +143,69 @@ class Collector:
                 judged[to] = found[place]
         return Experience(rollout, judged, dropped)
 
+    def collect_ahead(
+        self,
+        model: Qwen2_5_VL,
+        draw: int,
+        sampled: Sampled | None,
+        clock: Clock,
+        check_stop: Callable[[], None],
+        *,
+        last: bool,
+    ) -> tuple[Experience, Sampled | None]:
+        """As `collect`, of what an earlier step sampled; while the host judges it the chips sample for the next step.
+
+        Args:
+          model: the policy that samples for the next step.
+          draw: prompts of the stream that earlier steps have learnt from.
+          sampled: for this step, by the policy of the step before; None in the first step, then `model` samples it too.
+          clock: takes its times.
+          check_stop: called before every chunk of prompts; it may raise.
+          last: no step follows.
+
+        Returns:
+          What this step learns from, and what is being sampled for the next one.
+        """
+        count = self._config.rollout.prompts
+
+        def start(draw: int) -> tuple[list[Drawn], Iterator[Rollout]]:
+            draws = draw + np.arange(count)
+            shape, drawn = self._shape(draws, clock), self._draw(draws, clock)
+            weights, prompts = self._weights(model, clock), [d.prompt for d in drawn]
+            chunks = self._generator.chunks(weights, prompts, draws, shape, check_stop)
+            return drawn, (part for _, part in clock.waits("rollout", chunks))
+
+        if sampled is None:
+            drawn, chunks = start(draw)
+            sampled = Sampled(drawn, join(list(chunks)))
+        completions = _fetch(sampled.rollout.completions, clock)
+        own = own_rows(count)
+        following, chunks = ([], iter(())) if last else start(draw + count)
+        judging = _Judging(lambda *arguments: self._judge(*arguments, clock))
+        parts = []
+        for rows in np.array_split(np.arange(len(own)), count // self._generator.batch):
+            parts += itertools.islice(chunks, 1)
+            judging.add(own[rows], [sampled.drawn[row] for row in rows], *(array[rows] for array in completions))
+        parts += chunks
+        with clock.phase("verify"):
+            experience = Experience(sampled.rollout, judging.everywhere(), [])
+        return experience, Sampled(following, join(parts)) if parts else None
+
+    def sampled_before(self, model: Qwen2_5_VL, draw: int, completions: Completions) -> Sampled:
+        """What a checkpoint kept the completions of, as `collect_ahead` left it.
+
+        Args:
+          model: any policy with the same frozen weights.
+          draw: prompts of the stream that earlier steps have learnt from.
+          completions: `[B, G, C]`.
+        """
+        draws, clock = draw + np.arange(self._config.rollout.prompts), Clock()
+        drawn, shape = self._draw(draws, clock), self._shape(draws, clock)
+        # Prompts and features depend on no trained weight; one token is the fewest that can be asked for.
+        generator = dataclasses.replace(self._generator, new_tokens=1)
+        rollout = generator(self._weights(model, clock), [d.prompt for d in drawn], draws, shape)
+        return Sampled(drawn, dataclasses.replace(rollout, completions=completions))
+
     def _answer(
         self,
         weights: SamplingWeights,
@@ -136,13 +215,9 @@ class Collector:
         check_stop: Callable[[], None],
     ) -> tuple[list[tuple[np.ndarray, Rollout]], list[Judged]]:
         """Chunks (`Generator.chunks`) and verdicts of some draws."""
-        own = own_rows(len(draws))
-        with clock.phase("data"):
-            drawn = distributed.together(lambda: self._records.take(draws[own]))
-            # What the step may ask for next, or the next step: they are made ready while this is sampled and learnt.
-            self._records.expect(draws[-1] + 1 + own_rows(self._config.rollout.prompts))
+        own, drawn = own_rows(len(draws)), self._draw(draws, clock)
         chunks = self._generator.chunks(weights, [d.prompt for d in drawn], draws, shape, check_stop)
-        judging = _Judging(lambda *arguments: self._judge(*arguments, clock))
+        judging = _Judging(lambda drawn, completions: self._judge(drawn, *_fetch(completions, clock), clock))
         parts, before = [], None
         for rows, part in clock.waits("rollout", chunks):
             parts.append((rows, part))
@@ -154,10 +229,28 @@ class Collector:
         with clock.phase("verify"):
             return parts, judging.everywhere()
 
-    def _judge(self, drawn: Sequence[Drawn], completions: Completions, clock: Clock) -> list[Judged]:
-        """Groups of this process, as soon as they are sampled."""
+    def _shape(self, draws: np.ndarray, clock: Clock) -> tuple[int, int]:
+        """(P, W) of the program that these draws need."""
+        places = [self.data.place(int(draw)) for draw in draws]
+        shape = self._generator.shape(self._index.prompt[places], self._index.windows[places])
+        clock.program(f"rollout of {shape[0]} + {self._generator.new_tokens} tokens, {shape[1]} windows")
+        return shape
+
+    def _weights(self, model: Qwen2_5_VL, clock: Clock) -> SamplingWeights:
         with clock.phase("rollout"):
-            tokens, lengths, ended = map(fetch_rows, (completions.tokens, completions.lengths, completions.ended))
+            return sampling_weights(model, settings.compute_dtype(self._config))
+
+    def _draw(self, draws: np.ndarray, clock: Clock) -> list[Drawn]:
+        """Those of this process's rows; the next ones are made ready while these are sampled and learnt from."""
+        with clock.phase("data"):
+            drawn = distributed.together(lambda: self._records.take(draws[own_rows(len(draws))]))
+            self._records.expect(draws[-1] + 1 + own_rows(self._config.rollout.prompts))
+            return drawn
+
+    def _judge(
+        self, drawn: Sequence[Drawn], tokens: np.ndarray, lengths: np.ndarray, ended: np.ndarray, clock: Clock
+    ) -> list[Judged]:
+        """Groups of this process."""
         with clock.phase("decode_text"):
             texts = [
                 [self._encoder.tokenizer.decode(row[:n]) for row, n in zip(group, sizes, strict=True)]
@@ -183,6 +276,12 @@ class Collector:
             )
             for b, (d, group) in enumerate(zip(drawn, texts, strict=True))
         ]
+
+
+def _fetch(completions: Completions, clock: Clock) -> tuple[np.ndarray, ...]:
+    """Tokens, lengths and ends of this process's rows, as soon as they are sampled."""
+    with clock.phase("rollout"):
+        return tuple(map(fetch_rows, (completions.tokens, completions.lengths, completions.ended)))
 
 
 def _has_signal(group: Judged) -> bool:

@@ -22,17 +22,19 @@ from vlaa_jax.rewards import load_scorer, require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import TRAINING
+from vlaa_jax.rollout.sampler import Completions
 from vlaa_jax.sharding import fetch_all, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
 from vlaa_jax.training.answers import answer_metrics, sample_rows, scores
 from vlaa_jax.training.batch_sizes import grpo_sizes
 from vlaa_jax.training.clock import Clock
-from vlaa_jax.training.experience import Collector
+from vlaa_jax.training.experience import Collector, Sampled
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
     group_log_probabilities,
     group_loss,
+    put_tokens,
     reference_weights,
     take_groups,
 )
@@ -58,6 +60,7 @@ class GRPOTask:
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
         self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
+        self.waiting: dict[str, jax.Array] = {}
         self.updates_per_step = self._counts.updates * config.updates.epochs
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
         self._reference = None
@@ -91,10 +94,20 @@ class GRPOTask:
         self._collector = Collector(
             self.config, self._generator, self.source, self.index, self.encoder, scorer=self.scorer, pool=self.pool
         )
+        self._ahead: Sampled | None = None
+        if self.waiting:
+            completions = Completions(**self.waiting)
+            self._ahead = self._collector.sampled_before(self.model, self.numbers["draws"], completions)
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
-        experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
+        ahead = None
+        if config.rollout.ahead:
+            experience, ahead = self._collector.collect_ahead(
+                self.model, self.numbers["draws"], self._ahead, clock, check_stop, last=number == self.steps
+            )
+        else:
+            experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
         rollout, judged = experience.rollout, experience.judged
         with clock.phase("score"):
             check_stop()
@@ -105,11 +118,12 @@ class GRPOTask:
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
                 learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-            groups, scored = self._score(rollout, learnt)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
             self.numbers["draws"] += len(experience.all)
+            self._ahead, self.waiting = ahead, {} if ahead is None else dict(vars(ahead.rollout.completions))
             metrics = answer_metrics(experience.all) | outcome["metrics"]
             if config.rollout.oversample > 1:
                 metrics["rollout/prompts"] = len(experience.all)
@@ -118,7 +132,9 @@ class GRPOTask:
             self._control_kl(metrics, rewards.size)
             samples = sample_rows(judged, fetch_all(scored.advantages))
             sampled = sum(int(group.lengths.sum()) for group in experience.all)
-            counts = {"rollout": sampled, "update": outcome["tokens"]}
+            counts = {"update": outcome["tokens"]}
+            if not config.rollout.ahead:  # else nobody waits for it
+                counts["rollout"] = sampled
             bad = None
             if outcome["bad_updates"]:
                 tokens = fetch_all(rollout.completions.tokens)
@@ -133,19 +149,32 @@ class GRPOTask:
         prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
         windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
         completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
-        passes = 1 if self._reference is None else 2
+        passes = 1 + (self._reference is not None) + self.config.rollout.ahead
         return len(prompts) * len(windows) * (1 + passes * len(completions))
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
-    def _score(self, rollout: Rollout, rewards: np.ndarray) -> tuple[Groups, Scored]:
-        """Everything the updates of this step read."""
+    def _score(
+        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
+    ) -> tuple[Groups, Scored]:
+        """Everything the updates of this step read.
+
+        Sampled one step ahead, completions come from older weights mu. Then old is the policy before this step's first
+        update, and the importance weight leads from mu to it, so that the loss of a token is
+
+            -w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = pi / old,  w = min(old / mu, importance_cap)
+
+        (the decoupled objective of arXiv 2505.24298 with a truncated weight): the clip bounds how far this step moves
+        the policy, not how far the last one did.
+        """
         section, completions = self.config.objective, rollout.completions
         groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
+        if self.config.rollout.ahead:
+            old = self._present_log_probabilities(groups, prompts, lengths)
         importance = None
         if section.importance_cap:
             importance = truncated_importance_weights(
@@ -166,6 +195,16 @@ class GRPOTask:
             importance=importance,
         )
         return groups, scored
+
+    def _present_log_probabilities(self, groups: Groups, prompts: np.ndarray, lengths: np.ndarray) -> jax.Array:
+        """`[B, G, C]` of the policy before this step's updates."""
+        out = zeros = jnp.zeros_like(groups.tokens, jnp.float32)
+        nothing = Scored(zeros, None, zeros[..., 0], zeros, None)
+        for places in self._micro_batches(np.arange(len(lengths)), lengths):
+            part, _ = self._take(groups, nothing, places, prompts, lengths)
+            values = group_log_probabilities(self.model, part, policy=self._policy)
+            out = put_tokens(out, values, jnp.asarray(places))
+        return out
 
     def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""

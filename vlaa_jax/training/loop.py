@@ -109,6 +109,7 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str, pr
     start = distributed.on_first(lambda: _start(folder, checkpoints, task.steps))
     if start:
         task.state, task.numbers = checkpoints.restore(task.state, start)
+        task.waiting = checkpoints.restore_waiting(start)
     with (
         checkpoints,
         StopRequest() as stop,
@@ -270,7 +271,8 @@ class _Loop:
 
     def _save(self) -> None:
         distributed.on_first(self._folder.settle)
-        self._checkpoints.save(self._done, self._task.state, self._task.numbers, self._reward)
+        task = self._task
+        self._checkpoints.save(self._done, task.state, task.numbers, self._reward, task.waiting)
 
 
 class _Evaluation:

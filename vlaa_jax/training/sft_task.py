@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,6 +43,7 @@ class SFTTask:
         )
         self.steps = config.steps or config.epochs * self._data.updates_per_epoch
         self.numbers: dict[str, float] = {"recent_losses": []}
+        self.waiting: dict[str, jax.Array] = {}
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
         self.programs = 1
 
