@@ -34,5 +34,5 @@ def test_a_trace_names_steps_phases_and_what_ran_on_the_device(folder, tmp_path,
     phases = {"data", "rollout", "decode_text", "verify", "score", "deal", "reference", "update", "summarise", "write"}
     assert phases <= {event.name for event in events}
     programs = trace.read_bytes()  # they lie in it as a whole, with the scopes of every operation
-    names = ("prefill", "decode_rows", "group_log_probabilities", "/language/", "/loss/", "/optimizer/")
+    names = ("prefill", "decode_rows", "group_log_probabilities", "/language/", "jvp(loss)", "/optimizer/")
     assert not [name for name in names if name.encode() not in programs]

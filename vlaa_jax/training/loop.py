@@ -24,6 +24,7 @@ from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.host_memory import peak_bytes
 from vlaa_jax.training.profile import Profiler
 from vlaa_jax.training.progress import Progress
 from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
@@ -222,6 +223,7 @@ class _Loop:
         for phase, tokens in report.tokens.items():
             metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
         metrics["programs_compiled"] = self._compiled.count
+        metrics["memory/host_peak"] = peak_bytes()
         with clock.phase("write"):
             warnings = distributed.on_first(lambda: self._write(number, metrics, report))
             self._progress.step(number, metrics)
