@@ -53,7 +53,7 @@ def test_a_step_learns_from_what_the_policy_before_the_last_one_sampled(folder, 
 
     def spy(*arguments):
         groups, scored = score(*arguments)
-        part, _ = task._take(groups, scored, np.arange(4), *arguments[2:])
+        part, _ = task._take(groups, scored, np.arange(4), *arguments[2:4])
         log_probability = [group_log_probabilities(m, part, policy=task._policy) for m in (*policies, task.model)]
         seen.append((arguments[0].completions, scored, log_probability))
         policies.append(jax.tree.map(jnp.copy, task.model))

@@ -118,7 +118,7 @@ class GRPOTask:
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
                 learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths, clock)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
@@ -157,7 +157,7 @@ class GRPOTask:
         return bool((self.index.verifier[self.index.good] == place).any())
 
     def _score(
-        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
+        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
     ) -> tuple[Groups, Scored]:
         """Everything the updates of this step read.
 
@@ -174,7 +174,7 @@ class GRPOTask:
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
         if self.config.rollout.ahead:
-            old = self._present_log_probabilities(groups, prompts, lengths)
+            old = self._present_log_probabilities(groups, prompts, lengths, clock)
         importance = None
         if section.importance_cap:
             importance = truncated_importance_weights(
@@ -196,12 +196,15 @@ class GRPOTask:
         )
         return groups, scored
 
-    def _present_log_probabilities(self, groups: Groups, prompts: np.ndarray, lengths: np.ndarray) -> jax.Array:
+    def _present_log_probabilities(
+        self, groups: Groups, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
+    ) -> jax.Array:
         """`[B, G, C]` of the policy before this step's updates."""
         out = zeros = jnp.zeros_like(groups.tokens, jnp.float32)
         nothing = Scored(zeros, None, zeros[..., 0], zeros, None)
         for places in self._micro_batches(np.arange(len(lengths)), lengths):
             part, _ = self._take(groups, nothing, places, prompts, lengths)
+            clock.program(_named("old log-probabilities", part))
             values = group_log_probabilities(self.model, part, policy=self._policy)
             out = put_tokens(out, values, jnp.asarray(places))
         return out

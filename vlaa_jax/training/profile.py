@@ -47,7 +47,7 @@ class Profiler:
             self._running = True
         with jax.profiler.StepTraceAnnotation("step", step_num=number):
             yield
-        if number + 1 not in self._steps:
+        if self._running and number + 1 not in self._steps:
             with clock.phase("profile"):
                 self.close()
 
