@@ -225,7 +225,17 @@ def meet(mesh: Mesh) -> None:
 
 def move(tree: Tree, memory: str) -> Tree:
     """Puts arrays into a kind of memory, `device` or `pinned_host`, laid out as they are."""
-    return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind(memory), tree))
+
+    def put(leaf: jax.Array) -> jax.Array:
+        # What is there already stays as it is: a put would bind it to its chip, and every program that it or its
+        # results reach would be compiled once more for bound arguments.
+        return (
+            leaf
+            if leaf.sharding.memory_kind == memory
+            else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
+        )
+
+    return jax.tree.map(put, tree)
 
 
 def chunks_of_rows(count: int, size: int) -> list[np.ndarray]:

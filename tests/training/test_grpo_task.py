@@ -160,7 +160,7 @@ def test_a_kind_without_examples_has_no_key(run):
 
 def test_no_program_is_compiled_once_the_buckets_were_seen(run):
     assert run.compiled[0] > 0
-    assert run.compiled[1] == run.compiled[2]
+    assert run.compiled[0] == run.compiled[1] == run.compiled[2]
     assert run.said == [
         f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, {images}"
         for number, (name, images) in enumerate(
