@@ -154,8 +154,9 @@ class Checkpoints:
         return self._checkpointer.metadata(step).metadata
 
     def _load(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
-        """Some arrays of a checkpoint."""
-        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL)):
+        """All arrays of a checkpoint, or some."""
+        some = ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL))
+        with contextlib.nullcontext() if wanted.keys() == self._arrays(step).keys() else some:
             return self._checkpointer.load(step, wanted)
 
     def wait(self) -> None:
