@@ -6,6 +6,7 @@ python launch/tpu_train.py --config=configs/grpo_mixed.py:3b --config.model.chec
   --config=FILE.py[:PRESET]   what to train; FILE says which presets there are
   --config.FIELD=VALUE        sets any field of it; lists as --config.FIELD='(1, 2)'
   --workdir=DIR               folder of the run; by default runs/<config>-<preset>-<hash>. A run there goes on
+  --profile=STEP,N            writes a trace of N steps from STEP into the run's folder, for XProf or TensorBoard
 
 On several hosts the same command runs on each (launch/pod/). They find each other on Cloud TPU, GKE and under Slurm;
 elsewhere each is told:
@@ -27,6 +28,7 @@ from vlaa_jax.storage import cache_folder
 from vlaa_jax.training.config_file import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
+_PROFILE = flags.DEFINE_string("profile", None, "STEP,N")
 
 
 def main() -> int:
@@ -44,9 +46,12 @@ def main() -> int:
 def _run(arguments: list[str]) -> int:
     from vlaa_jax import distributed, sharding
 
-    recorded = distributed.together(lambda: read_config(arguments, accepted="--workdir=..."))
+    recorded = distributed.together(lambda: read_config(arguments, accepted="--workdir=... or --profile=STEP,N"))
 
+    from vlaa_jax.training.profile import profiled_steps
     from vlaa_jax.training.run_header import config_hash
+
+    profiled = distributed.together(lambda: range(0) if _PROFILE.value is None else profiled_steps(_PROFILE.value))
 
     name = "-".join(config_name()).replace(",", "-")
     workdir = _WORKDIR.value or f"runs/{name}-{config_hash(recorded.to_dict())}"
@@ -78,7 +83,7 @@ def _run(arguments: list[str]) -> int:
         sharding.meet(mesh)
     task = distributed.together(lambda: {"grpo": GRPOTask, "sft": SFTTask}[recorded.task](config))
     try:
-        report = train(task, workdir, recorded=recorded, command=command)
+        report = train(task, workdir, recorded=recorded, command=command, profiled=profiled)
     except Interrupted as stop:
         print(stop)
         return stop.exit_code

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding, Sharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as P
 
 from vlaa_jax.errors import InputError
@@ -184,6 +184,12 @@ def place_rows(tree: Tree) -> Tree:
     return jax.make_array_from_process_local_data(row_shardings(tree, mesh), tree)
 
 
+def row_sharding() -> Sharding:
+    """Where an array of a batch lies, whose rows are first."""
+    mesh = jax.sharding.get_mesh()
+    return SingleDeviceSharding(jax.devices()[0]) if mesh.empty else NamedSharding(mesh, P(ROWS))
+
+
 def fetch_rows(array: jax.Array) -> np.ndarray:
     """The rows of a batch's array that this process holds (`own_rows`)."""
     own = own_rows(len(array))
@@ -219,7 +225,17 @@ def meet(mesh: Mesh) -> None:
 
 def move(tree: Tree, memory: str) -> Tree:
     """Puts arrays into a kind of memory, `device` or `pinned_host`, laid out as they are."""
-    return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind(memory), tree))
+
+    def put(leaf: jax.Array) -> jax.Array:
+        # What is there already stays as it is: a put would bind it to its chip, and every program that it or its
+        # results reach would be compiled once more for bound arguments.
+        return (
+            leaf
+            if leaf.sharding.memory_kind == memory
+            else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
+        )
+
+    return jax.tree.map(put, tree)
 
 
 def chunks_of_rows(count: int, size: int) -> list[np.ndarray]:
@@ -245,6 +261,24 @@ def join_rows(chunks: Sequence[Tree]) -> Tree:
         return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, _row_axis(path)), *parts)
 
     return over_rows(join, (outputs,) * len(chunks), outputs, split_weights=False)(*chunks)
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def replace_rows(batch: Tree, other: Tree, source: jax.Array) -> Tree:
+    """A batch of B rows in which rows of another one stand in some places.
+
+    Args:
+      batch: is used up.
+      other: of any number of rows.
+      source: `[B]` rows of `other`; -1 where the batch's own row stays.
+    """
+
+    def replace(path: tuple, old: jax.Array, new: jax.Array) -> jax.Array:
+        axis = _row_axis(path)
+        stays = jnp.expand_dims(source < 0, [i for i in range(old.ndim) if i != axis])
+        return jnp.where(stays, old, jnp.take(new, source, axis=axis))
+
+    return keep_rows(jax.tree_util.tree_map_with_path(replace, batch, other))
 
 
 # Inside the programs. Without a mesh in context (`jax.set_mesh`) these do nothing.

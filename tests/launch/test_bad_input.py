@@ -53,6 +53,7 @@ def shell(*arguments, cache="") -> str:
         ([GRPO, "--coordinator=localhost", "--processes=2", "--process=0"], "expected HOST:PORT of process 0"),
         ([GRPO, "--coordinator=localhost:1", "--processes=2", "--process=x"], "--process is 'x': expected a number"),
         ([GRPO, "--coordinator=localhost:1", "--processes=2", "--process=2"], "--process is 2: expected one of 0 to 1"),
+        ([GRPO, "--profile=3"], "--profile is '3': expected STEP,N, two whole numbers above 0, as --profile=10,2"),
         ([GRPO, "--workdir=pyproject.toml"], "pyproject.toml: expected a folder for the run, found a file"),
     ],
 )

@@ -36,7 +36,7 @@ def rollout(model: Qwen2_5_VL, **changes: int) -> dict[str, np.ndarray]:
     out = generator(sampling_weights(model, jnp.float32), prompts, range(32), (16, 4))
     found = {field.name: getattr(out.completions, field.name) for field in dataclasses.fields(out.completions)}
     found |= {"features": out.features, "texts": out.rows.tokens, "positions": out.rows.positions}
-    return {name: np.asarray(leaf) for name, leaf in found.items()} | {"row_steps": out.row_steps}
+    return {name: np.asarray(leaf) for name, leaf in found.items()} | {"row_steps": out.row_steps.ran}
 
 
 def main() -> None:

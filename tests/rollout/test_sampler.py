@@ -140,7 +140,7 @@ def many_prompts() -> Case:
 def plain_loop() -> tuple[Completions, int, int]:
     """All at once; every row waits for the longest."""
     out = rollout(many_prompts(), LONG_TAILED, draws=range(12), new_tokens=40, segment=40)
-    return jax.tree.map(np.asarray, out.completions), out.row_steps, out.row_steps_used
+    return jax.tree.map(np.asarray, out.completions), out.row_steps.ran, out.row_steps.used
 
 
 @pytest.mark.parametrize("changes", [{"segment": 4}, {"segment": 7, "batch": 4}, {"segment": 16, "batch": 1}])
@@ -154,7 +154,7 @@ def test_segments_and_refill_change_no_sample(changes):
         np.testing.assert_array_equal(getattr(out.completions, name), getattr(expected, name), err_msg=name)
     for name in ("log_probability", "sampled_log_probability"):
         np.testing.assert_allclose(getattr(out.completions, name), getattr(expected, name), atol=1e-5, err_msg=name)
-    assert out.row_steps_used == plain_used and out.row_steps < 0.8 * plain_steps
+    assert out.row_steps.used == plain_used and out.row_steps.ran < 0.8 * plain_steps
 
 
 def test_wasted_row_steps_by_hand():
@@ -163,11 +163,11 @@ def test_wasted_row_steps_by_hand():
     out = rollout(case, LONG_TAILED, draws=(5,), group=2, new_tokens=40)
     short, long = sorted(np.asarray(out.completions.lengths).ravel().tolist())
     assert short < long
-    assert (out.row_steps, out.row_steps_used) == (2 * (long - 1), short + long - 2)
-    assert out.wasted_row_steps == pytest.approx((long - short) / (2 * (long - 1)))
+    assert (out.row_steps.ran, out.row_steps.used) == (2 * (long - 1), short + long - 2)
+    assert out.row_steps.wasted == pytest.approx((long - short) / (2 * (long - 1)))
 
 
 def test_a_bound_of_one_token_runs_no_step():
     out = rollout(make_case(), Sampling(1.0), new_tokens=1)
     assert out.completions.lengths.tolist() == [[1] * 4] * 3
-    assert (out.row_steps, out.wasted_row_steps) == (0, 0)
+    assert (out.row_steps.ran, out.row_steps.wasted) == (0, 0)

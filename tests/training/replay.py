@@ -14,9 +14,9 @@ import jax
 import numpy as np
 
 from vlaa_jax.rollout.decode import Completions
-from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.generate import Ended, Generator
 from vlaa_jax.rollout.random_bits import TRAINING
-from vlaa_jax.sharding import fetch_all, own_rows, place_rows
+from vlaa_jax.sharding import fetch_all, fetch_rows, own_rows, place_rows
 from vlaa_jax.training.updates import Updater
 
 _NAMES = ("tokens", "lengths", "ended", "log_probability", "sampled_log_probability")
@@ -30,13 +30,27 @@ def save(path: pathlib.Path, arrays: dict[str, jax.Array]) -> None:
 
 def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
     """Wraps sampler and update."""
-    sample, begin, steps = Generator.__call__, Updater.__init__, 0
+    start, begin, steps = Generator.start, Updater.__init__, 0
 
     def replayed(self, *args):
+        run = start(self, *args)
+        return run if self.stream != TRAINING else Replayed(run)
+
+    class Replayed:
+        """A run whose groups all end at once, after it."""
+
+        def __init__(self, run):
+            self._run = run
+
+        def __iter__(self):
+            for _ in self._run:
+                pass
+            self.rollout = replace(self._run.rollout)
+            found = self.rollout.completions
+            yield Ended(own_rows(len(found.tokens)), *map(fetch_rows, (found.tokens, found.lengths, found.ended)))
+
+    def replace(rollout):
         nonlocal steps
-        rollout = sample(self, *args)
-        if self.stream != TRAINING:
-            return rollout
         steps += 1
         arrays = {name: getattr(rollout.completions, name) for name in _NAMES}
         if own is None:
@@ -62,7 +76,7 @@ def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
 
         self.apply = spy
 
-    Generator.__call__, Updater.__init__ = replayed, begin_and_spy
+    Generator.start, Updater.__init__ = replayed, begin_and_spy
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from vlaa_jax.training import settings
 
 # Places of a step at which a process may die: before it, between its updates, around its lines and its checkpoint.
 PLACES = {
-    "before a rollout": ("vlaa_jax.rollout.generate", "Generator.__call__", "before"),
+    "before a rollout": ("vlaa_jax.rollout.generate", "Generator.start", "before"),
     "as records are read": ("vlaa_jax.training.settings", "open_records", "before"),
-    "as answers are judged": ("vlaa_jax.training.grpo_task", "GRPOTask._verify", "before"),
+    "as answers are judged": ("vlaa_jax.training.experience", "Collector._judge", "before"),
     "before an update": ("vlaa_jax.training.updates", "Updater.first", "before"),
     "before the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "before"),
     "after the samples": ("vlaa_jax.training.run_folder", "RunFolder.write_samples", "after"),

@@ -11,7 +11,7 @@ from resumable import made_up_rewards
 from vlaa_jax.errors import InputError
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.training import grpo_task
+from vlaa_jax.training import experience
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.grpo import group_log_probabilities
 from vlaa_jax.training.grpo_task import GRPOTask
@@ -25,7 +25,7 @@ def host(tree):
 def run(folder):
     """A task after three steps, and for each step what it reported and did."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grpo_task, "score_many", made_up_rewards)
+        patch.setattr(experience, "score_many", made_up_rewards)
         task = GRPOTask(tiny.config("grpo", folder))
         out = types.SimpleNamespace(task=task, reports=[], compiled=[], updates=[], mismatch=[], kl_coefficients=[])
         out.said = []
@@ -93,14 +93,14 @@ def test_advantages_are_those_of_the_rewards(run):
 
 
 def test_shuffled_rewards_are_learnt_from_and_the_true_ones_reported(folder, monkeypatch):
-    monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
+    monkeypatch.setattr(experience, "score_many", made_up_rewards)
     config = tiny.config("grpo", folder)
     config.rewards.shuffled = True
     task = GRPOTask(config)
     task.begin()
     seen = []
     score = task._score
-    task._score = lambda rollout, rewards: (seen.append(rewards), score(rollout, rewards))[1]
+    task._score = lambda rollout, rewards, *sizes: (seen.append(rewards), score(rollout, rewards, *sizes))[1]
     told = [
         np.reshape([row["score"] for row in task.step(number, Clock(), lambda: None).samples], (4, 2))
         for number in (1, 2, 3)
@@ -160,7 +160,7 @@ def test_a_kind_without_examples_has_no_key(run):
 
 def test_no_program_is_compiled_once_the_buckets_were_seen(run):
     assert run.compiled[0] > 0
-    assert run.compiled[1] == run.compiled[2]
+    assert run.compiled[0] == run.compiled[1] == run.compiled[2]
     assert run.said == [
         f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, {images}"
         for number, (name, images) in enumerate(

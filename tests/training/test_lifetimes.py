@@ -8,7 +8,7 @@ import tiny
 from resumable import made_up_rewards
 
 from vlaa_jax.rollout import generate
-from vlaa_jax.training import grpo_task
+from vlaa_jax.training import experience, grpo_task
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
 from vlaa_jax.training.lifetimes import is_alive
@@ -37,8 +37,8 @@ def test_a_step_frees_what_the_table_calls_gone(folder, monkeypatch):
 
         monkeypatch.setattr(owner, function, wrapped)
 
-    monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
-    spy(grpo_task, "sampling_weights", "reshard", makes={"sampling weights": whole})
+    monkeypatch.setattr(experience, "score_many", made_up_rewards)
+    spy(experience, "sampling_weights", "reshard", makes={"sampling weights": whole})
     spy(generate, "encode_images", "vision", makes={"features": whole}, takes={"patches": 1})
     spy(generate, "admit", "prefill", makes={"caches": lambda out: out[0]})
     spy(generate, "decode", "decode", makes={"caches": lambda out: out[0], "completions": lambda out: out[1]})

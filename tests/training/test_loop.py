@@ -32,7 +32,7 @@ class Counting:
     def __init__(self, config, *, bad=(), before=None, during=None, fails=None):
         self.config = config
         self.steps = config.steps
-        self.numbers = {"draws": 0}
+        self.numbers, self.waiting = {"draws": 0}, {}
         self.programs = 1
         self.state = create_state(
             {"language": {"w": jnp.float32(0)}, "vision": {}}, optax.adam(1.0), freeze_vision=False

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 import tiny
 from resumable import PLACES
 
@@ -82,6 +83,33 @@ def test_a_run_that_was_killed_and_interrupted_equals_an_undisturbed_one(folder)
     again = start(folder, "run", checkpoint__every=every)
     assert again.returncode == 0 and "This run is finished (6 steps); nothing was changed." in again.stdout
     assert files(folder / "run") == before
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        {"rollout__oversample": 4.0, "rollout__batch": 2},
+        {"rollout__ahead": True, "rollout__batch": 2, "objective__importance_cap": 2.0},
+    ],
+    ids=["dynamic sampling", "one step ahead"],
+)
+def test_what_is_in_flight_is_not_lost(folder, mode):
+    """Stopped between two checkpoints, then killed."""
+    name = "-".join(mode)
+    whole = start(folder, f"{name}-whole", steps=5, **mode)
+    assert whole.returncode == 0, whole.stderr
+    stopped = start(folder, name, "before an update:6:SIGINT", steps=5, checkpoint__every=5, **mode)
+    assert stopped.returncode == 130 and "stopped after step 3, which is saved" in stopped.stdout, stopped.stderr
+    killed = start(folder, name, "after the metrics:1:SIGKILL", steps=5, **mode)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = start(folder, name, steps=5, **mode)
+    assert done.returncode == 0, done.stderr
+    metrics, samples = lines(folder / name)
+    assert [metrics, samples] == lines(folder / f"{name}-whole")
+    if "rollout__oversample" in mode:
+        assert max(row["rollout/prompts"] for row in metrics[1:]) > 4
+    else:
+        assert [row["draw"] for row in samples[::2]] == list(range(20))
 
 
 def test_the_same_seed_gives_the_same_samples_on_four_devices(folder):

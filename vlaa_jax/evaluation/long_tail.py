@@ -99,8 +99,8 @@ def measure(
     return LongTail(
         seconds,
         cpu_seconds,
-        {name: rollout.row_steps for name, rollout in out.items()},
-        {name: rollout.wasted_row_steps for name, rollout in out.items()},
+        {name: rollout.row_steps.ran for name, rollout in out.items()},
+        {name: rollout.row_steps.wasted for name, rollout in out.items()},
         (float(lengths.mean()), int(lengths.max())),
         float((tokens[0] == tokens[1]).all(axis=-1).mean()),
     )

@@ -89,6 +89,7 @@ class GRPOObjective:
             )
 
 
+@jax.named_scope("loss")
 def grpo_loss(
     log_probabilities: jax.Array,
     old: jax.Array,

@@ -16,6 +16,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.sharding import gather
 
 
+@jax.named_scope("log_probabilities")
 def token_log_probabilities(
     states: jax.Array, head: jax.Array, targets: jax.Array, *, temperature: float = 1.0, chunk: int = 1024
 ) -> tuple[jax.Array, jax.Array]:

@@ -2,14 +2,21 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
 
-import grain
 import numpy as np
 
 from vlaa_jax.processing.encode import EncodedPrompt, Encoder
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.records import Record, RecordSource
+
+T = TypeVar("T")
+_THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,21 +48,6 @@ class PromptData:
         """Prompts of an epoch."""
         return len(self._good)
 
-    def batches(self, size: int, start: int, own_rows: np.ndarray) -> Iterator[list[Drawn]]:
-        """The rows of this process in batches of `size` prompts, from draw `start` on.
-
-        Images are made ready ahead in threads.
-
-        Args:
-          size: of a batch, over all processes.
-          start: draw of its first row.
-          own_rows: places in it.
-        """
-        own = len(own_rows)
-        rows = grain.MapDataset.range(2**62).map(lambda i: self.draw(start + i // own * size + int(own_rows[i % own])))
-        reads = grain.ReadOptions(num_threads=2, prefetch_buffer_size=own)
-        return iter(rows.to_iter_dataset(reads).batch(own, batch_fn=list))
-
     def draw(self, number: int) -> Drawn:
         """Draw `number` of the stream."""
         record = self._source[self.place(number)]
@@ -68,3 +60,56 @@ class PromptData:
 
     def _draw_order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self._seed, epoch]).permutation(self._good)
+
+
+class ReadAhead(Generic[T]):
+    """Things that are known by a number, made ready in threads before they are asked for.
+
+    Only time depends on what was expected: `take` gives the same without.
+    """
+
+    def __init__(self, read: Callable[[int], T]):
+        """Starts the threads; they end with this object, or with the process.
+
+        Args:
+          read: makes one thing ready; it is called from several threads.
+        """
+        self._jobs: queue.SimpleQueue[tuple[int, Future[T]] | None] = queue.SimpleQueue()
+        self._ready: dict[int, Future[T]] = {}
+        for _ in range(_THREADS):
+            threading.Thread(target=_work, args=(read, self._jobs), name="read-ahead", daemon=True).start()
+        weakref.finalize(self, _end, self._jobs)
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Begins to make these ready, in this order; anything else that was expected is forgotten."""
+        numbers = [int(number) for number in numbers]
+        for number in self._ready.keys() - set(numbers):
+            self._ready.pop(number).cancel()
+        for number in numbers:
+            if number not in self._ready:
+                self._ready[number] = Future()
+                self._jobs.put((number, self._ready[number]))
+
+    def take(self, numbers: Iterable[int]) -> list[T]:
+        """These, when they are all ready; raises what making one of them raised."""
+        numbers = [int(number) for number in numbers]
+        if not self._ready.keys() >= set(numbers):
+            self.expect(numbers)  # they do not wait for others
+        return [self._ready.pop(number).result() for number in numbers]
+
+
+def _work(read: Callable[[int], T], jobs: "queue.SimpleQueue[tuple[int, Future[T]] | None]") -> None:
+    while (job := jobs.get()) is not None:
+        number, future = job
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(read(number))
+        except BaseException as error:
+            future.set_exception(error)
+        del job, future  # else the last one would stay in memory until the next
+
+
+def _end(jobs: queue.SimpleQueue) -> None:
+    for _ in range(_THREADS):
+        jobs.put(None)

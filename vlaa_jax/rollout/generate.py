@@ -1,7 +1,7 @@
 """From encoded prompts to completions: bucketed shapes around the jitted programs, prompts that wait for a slot."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,28 @@ from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.random_bits import split_draws
 from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, encode_images
 from vlaa_jax.rollout.schedule import SEGMENT, Schedule, prompts_at_once, steps_of_segment
-from vlaa_jax.sharding import chunks_of_rows, fetch_all, join_rows, own_rows, place_rows, row_shards
+from vlaa_jax.sharding import chunks_of_rows, fetch_all, fetch_rows, join_rows, own_rows, place_rows, row_shards
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSteps:
+    """Rows times steps of a rollout.
+
+    Attributes:
+      ran: all.
+      used: those that gave a token; the first of a completion comes from the prompt.
+    """
+
+    ran: int = 0
+    used: int = 0
+
+    @property
+    def wasted(self) -> float:
+        """Share of them."""
+        return 1 - self.used / self.ran if self.ran else 0.0
+
+    def __add__(self, other: "RowSteps") -> "RowSteps":
+        return RowSteps(self.ran + other.ran, self.used + other.used)
 
 
 @jax.tree_util.register_dataclass
@@ -26,20 +47,28 @@ class Rollout:
       rows: `[B, P]` the prompts as they ran; of a frozen tower without patches.
       features: `[B, slots, D]` of a frozen tower: they serve reference and update too. None of one that trains.
       completions: `[B, G, C]`.
-      row_steps: rows times steps that ran.
-      row_steps_used: those that gave a token; the first of a completion comes from the prompt.
+      row_steps: what they cost.
     """
 
     rows: Rows
     features: jax.Array | None
     completions: Completions
-    row_steps: int = dataclasses.field(metadata={"static": True})
-    row_steps_used: int = dataclasses.field(metadata={"static": True})
+    row_steps: RowSteps = dataclasses.field(metadata={"static": True})
 
-    @property
-    def wasted_row_steps(self) -> float:
-        """Share of them."""
-        return 1 - self.row_steps_used / self.row_steps if self.row_steps else 0.0
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """Groups that have ended, on the host.
+
+    Attributes:
+      places: `[b]` of their prompts among the B, rising.
+      tokens, lengths, ended: `[b, G, C]` and `[b, G]` of `Completions`.
+    """
+
+    places: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+    ended: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +100,11 @@ class Generator:
     frozen_vision: bool = True
     segment: int = SEGMENT
 
+    @property
+    def segments(self) -> int:
+        """Those of a completion of full length."""
+        return -(-max(self.new_tokens - 1, 1) // steps_of_segment(self.segment, self.new_tokens))
+
     def shape(self, lengths: Sequence[int], windows: Sequence[int]) -> tuple[int, int]:
         """(P, W) of the program that prompts of these lengths and numbers of windows need."""
         length = bucket(int(max(lengths)), self.prompt_buckets, "a prompt's length")
@@ -95,11 +129,32 @@ class Generator:
         """
         if shape is None:
             shape = self.shape([len(p.tokens) for p in prompts], [len(p.vision.frames) for p in prompts])
-        return _Run(self, weights, prompts, np.asarray(draws), shape).run(check_stop)
+        run = self.start(weights, prompts, draws, shape, check_stop)
+        for _ in run:
+            pass
+        return run.rollout
+
+    def start(
+        self,
+        weights: SamplingWeights,
+        prompts: Sequence[EncodedPrompt],
+        draws: Sequence[int],
+        shape: tuple[int, int],
+        check_stop: Callable[[], None],
+    ) -> "Run":
+        """What a call does, segment by segment; arguments as those of a call."""
+        return Run(self, weights, prompts, np.asarray(draws), shape, check_stop)
 
 
-class _Run:
-    """One call of a generator."""
+class Run:
+    """Samples groups, and gives those of this process as soon as they have ended.
+
+    Attributes:
+      rows, features: of `Rollout`.
+      rollout: all groups, after the last of them was given.
+    """
+
+    rollout: Rollout
 
     def __init__(
         self,
@@ -108,36 +163,54 @@ class _Run:
         prompts: Sequence[EncodedPrompt],
         draws: np.ndarray,
         shape: tuple[int, int],
+        check_stop: Callable[[], None],
     ):
-        self._generator, self._weights, self._prompts, self._shape = generator, weights, prompts, shape
+        """Runs the tower, see `Generator.start`."""
+        self._generator, self._weights, self._check_stop = generator, weights, check_stop
         self._count = len(draws)
         self._batch = min(generator.batch or self._count, self._count)
-        self._slots, chips = self._batch // row_shards(), row_shards()
-        at_once = prompts_at_once(self._slots, shape[0])
-        self._schedule = Schedule(chips, self._count // chips, self._slots, generator.group, at_once)
-        own = place_rows(split_draws(draws[own_rows(self._count)]))
-        self._name = (jnp.uint32(generator.seed), jnp.uint32(generator.stream), own)
+        self._own = own_rows(self._count)
+        self._name = (
+            jnp.uint32(generator.seed),
+            jnp.uint32(generator.stream),
+            place_rows(split_draws(draws[self._own])),
+        )
+        self.rows, self._all_features = self._see(prompts, shape)
+        self.features = self._all_features if generator.frozen_vision else None
 
-    def run(self, check_stop: Callable[[], None]) -> Rollout:
-        """Images, then prompts and segments in turn."""
-        generator, schedule, weights = self._generator, self._schedule, self._weights
-        rows, features = self._see(check_stop)
-        text = dataclasses.replace(rows, vision=None)
+    def __iter__(self) -> Iterator[Ended]:
+        """Yields once a segment, when the next one has been started: what the caller then does costs the chips no time.
+
+        The groups are those that ended in the segment before, in the order of the prompts; often there are none.
+        """
+        generator, weights = self._generator, self._weights
         group, new_tokens = generator.group, generator.new_tokens
-        prefix, out = open_slots(weights, text, slots=self._slots, group=group, new_tokens=new_tokens)
+        chips, slots = row_shards(), self._batch // row_shards()
+        at_once = prompts_at_once(slots, self.rows.tokens.shape[1])
+        schedule = Schedule(chips, self._count // chips, slots, group, at_once)
+        text = dataclasses.replace(self.rows, vision=None)
+        prefix, out = open_slots(weights, text, slots=slots, group=group, new_tokens=new_tokens)
         caches = empty_caches(prefix, rows=schedule.completions.shape[1], new_tokens=new_tokens)
         steps = steps_of_segment(generator.segment, new_tokens)
-        column, row_steps = 0, 0
+        column, ran_all = 0, 0
+        given, groups = np.zeros(self._count, bool), None
         while True:
             while admission := schedule.admit():
-                check_stop()
+                self._check_stop()
                 places = _place(admission.slots), _place(admission.prompts)
                 prefix, out = admit(
-                    weights, prefix, out, text, features, *places, *self._name, sampling=generator.sampling
+                    weights,
+                    prefix,
+                    out,
+                    text,
+                    self._all_features,
+                    *places,
+                    *self._name,
+                    sampling=generator.sampling,
                 )
             if not schedule.busy:
                 break
-            check_stop()
+            self._check_stop()
             move = schedule.fit()
             if move is not None:
                 caches = _take_each(list(caches), _place(move.rows))
@@ -156,21 +229,34 @@ class _Run:
                 sampling=generator.sampling,
             )
             column = (column + steps) % new_tokens
+            if groups is not None:
+                yield groups
             lengths, ended, ran = fetch_all((out.lengths, out.ended, ran))
-            row_steps += int(ran.sum()) * schedule.completions.shape[1]
-            schedule.retire((ended | (lengths == new_tokens)).reshape(row_shards(), -1, group))
-        kept = features if generator.frozen_vision else None
-        return Rollout(rows, kept, out, row_steps, int(lengths.sum()) - lengths.size)
+            ran_all += int(ran.sum()) * schedule.completions.shape[1]
+            done = ended | (lengths == new_tokens)
+            schedule.retire(done.reshape(chips, -1, group))
+            groups = self._fetch(out, done.all(axis=1) & ~given)
+            given |= done.all(axis=1)
+        row_steps = RowSteps(ran_all, int(lengths.sum()) - lengths.size)
+        self.rollout = Rollout(self.rows, self.features, out, row_steps)
+        yield groups
 
-    def _see(self, check_stop: Callable[[], None]) -> tuple[Rows, jax.Array]:
+    def _fetch(self, out: Completions, which: np.ndarray) -> Ended:
+        """The groups of this process among `which` `[B]`."""
+        mine = which[self._own]
+        leaves = (out.tokens, out.lengths, out.ended)
+        if not mine.any():
+            return Ended(self._own[mine], *(np.empty((0, *leaf.shape[1:]), leaf.dtype) for leaf in leaves))
+        return Ended(self._own[mine], *(fetch_rows(leaf)[mine] for leaf in leaves))
+
+    def _see(self, prompts: Sequence[EncodedPrompt], shape: tuple[int, int]) -> tuple[Rows, jax.Array]:
         """All prompts and the features of their images; a tower that trains keeps its patches."""
-        own = own_rows(self._count)
         parts = []
         for chunk in chunks_of_rows(self._count, self._batch):
             jax.block_until_ready(parts[-1:])
-            check_stop()
-            places = np.searchsorted(own, chunk[own_rows(len(chunk))])
-            rows = place_rows(pad_prompts([self._prompts[place] for place in places], *self._shape))
+            self._check_stop()
+            places = np.searchsorted(self._own, chunk[own_rows(len(chunk))])
+            rows = place_rows(pad_prompts([prompts[place] for place in places], *shape))
             features = encode_images(self._weights, rows.vision)
             if self._generator.frozen_vision:
                 rows = dataclasses.replace(rows, vision=None)  # the patches have served

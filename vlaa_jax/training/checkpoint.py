@@ -11,7 +11,7 @@ import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.sharding import row_sharding
 from vlaa_jax.storage import is_remote, outage
 from vlaa_jax.training.state import TrainState
 
@@ -28,6 +29,7 @@ _BEST = "evaluation_reward"
 # The storage library reports what the system says (disk full, file too large, ...) as a ValueError with this mark.
 _SYSTEM_ERROR = "os_error_code"
 _REFUSED = ("PERMISSION_DENIED", "Forbidden")  # how the clients of a bucket begin
+_WAITING = "waiting."  # how the names of arrays begin that are no part of the state
 _PARTIAL = ocp.options.PyTreeOptions.Loading(partial_load=True)
 
 
@@ -65,7 +67,14 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: TrainState, numbers: dict[str, Any], evaluation_reward: float | None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        numbers: dict[str, Any],
+        evaluation_reward: float | None,
+        waiting: Mapping[str, jax.Array] | None = None,
+    ) -> None:
         """Starts to save; returns when the arrays have been copied. The file system works on in the background.
 
         A bucket that cannot be reached costs this checkpoint, not the run: the next one is tried again, and the last
@@ -76,13 +85,15 @@ class Checkpoints:
           state: its trainable part, optimizer and update count are saved.
           numbers: JSON values that resume exactly.
           evaluation_reward: of this state, if it was measured.
+          waiting: arrays of a batch that a later step needs.
         """
         # The caller goes on counting in its own dict while this one waits to be written.
         numbers = copy.deepcopy(numbers)
         metrics = None if evaluation_reward is None else {_BEST: evaluation_reward}
 
         def start() -> None:
-            self._checkpointer.save_async(step, _flatten(state), custom_metadata=numbers, metrics=metrics, force=True)
+            arrays = _flatten(state) | {f"{_WAITING}{name}": array for name, array in (waiting or {}).items()}
+            self._checkpointer.save_async(step, arrays, custom_metadata=numbers, metrics=metrics, force=True)
 
         for action in (self._checkpointer.wait, start):
             try:
@@ -104,7 +115,7 @@ class Checkpoints:
         """
         step = self.latest if step is None else step
         wanted = _flatten(state)
-        found = {name: tuple(leaf.shape) for name, leaf in self._checkpointer.metadata(step).metadata.items()}
+        found = {name: tuple(leaf.shape) for name, leaf in self._arrays(step).items() if not _waits(name)}
         expected = {name: tuple(leaf.shape) for name, leaf in wanted.items()}
         if found != expected:
             odd = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))[0]
@@ -112,7 +123,7 @@ class Checkpoints:
                 f"checkpoint {self._directory}/{step}: {odd} is {found.get(odd)} there, "
                 f"{expected.get(odd)} by the config"
             )
-        arrays = self._checkpointer.load(step, jax.tree.map(_abstract, wanted))
+        arrays = self._load(step, jax.tree.map(_abstract, wanted))
         return _unflatten(state, arrays), dict(self._checkpointer.metadata(step).custom_metadata)
 
     def restore_weights(self, trainable: Qwen2_5_VL, step: int) -> Qwen2_5_VL:
@@ -124,10 +135,29 @@ class Checkpoints:
         """
         leaves = jax.tree_util.tree_leaves_with_path(trainable)
         wanted = {f"weights{_name(path)}": _abstract(leaf) for path, leaf in leaves}
-        context = ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL))
-        with context:
-            arrays = self._checkpointer.load(step, wanted)
+        arrays = self._load(step, wanted)
         return jax.tree.unflatten(jax.tree.structure(trainable), [arrays[name] for name in wanted])
+
+    def restore_waiting(self, step: int) -> dict[str, jax.Array]:
+        """Loads the arrays that were saved as `waiting`, their rows dealt to the present chips."""
+        wanted = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=row_sharding())
+            for name, leaf in self._arrays(step).items()
+            if _waits(name)
+        }
+        return (
+            {name.removeprefix(_WAITING): array for name, array in self._load(step, wanted).items()} if wanted else {}
+        )
+
+    def _arrays(self, step: int) -> Mapping[str, Any]:
+        """Names of a checkpoint's arrays with their shapes and dtypes."""
+        return self._checkpointer.metadata(step).metadata
+
+    def _load(self, step: int, wanted: dict[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+        """All arrays of a checkpoint, or some."""
+        some = ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL))
+        with contextlib.nullcontext() if wanted.keys() == self._arrays(step).keys() else some:
+            return self._checkpointer.load(step, wanted)
 
     def wait(self) -> None:
         """Until what was begun is on disk."""
@@ -177,6 +207,10 @@ def _is_news(record: logging.LogRecord) -> bool:
     """False for a failed write: Orbax logs it with a traceback from every thread it passes; `_guard` says it once."""
     error = (record.exc_info or (None,) * 3)[1]
     return not outage(error) and all(_SYSTEM_ERROR not in text for text in (record.getMessage(), str(error)))
+
+
+def _waits(name: str) -> bool:
+    return name.startswith(_WAITING)
 
 
 def _saved(state: TrainState) -> tuple:

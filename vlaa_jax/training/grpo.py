@@ -141,6 +141,19 @@ def group_loss(
     return loss, metrics
 
 
+@jax.jit
+def put_tokens(whole: jax.Array, part: jax.Array, chosen: jax.Array) -> jax.Array:
+    """A step's `[B, G, C]` with the values that `take_groups` took apart.
+
+    Args:
+      whole: what stays where nothing is put.
+      part: `[b * parts, G / parts, c]`.
+      chosen: `[b]` places of the groups.
+    """
+    part = part.reshape(len(chosen), whole.shape[1], -1)
+    return keep_rows(whole.at[chosen, :, : part.shape[-1]].set(part))
+
+
 @functools.partial(jax.jit, static_argnames=("prompt_length", "completion_length", "parts"))
 def take_groups(
     groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_length: int, completion_length: int, parts: int = 1

@@ -3,8 +3,7 @@
 import collections
 import dataclasses
 import functools
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,59 +11,37 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from vlaa_jax import distributed
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import bucket, buckets_in_use
-from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
+from vlaa_jax.rewards import load_scorer, require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
+from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Generator, Rollout
 from vlaa_jax.rollout.random_bits import TRAINING
-from vlaa_jax.rollout.sampler import sampling_weights
-from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
+from vlaa_jax.sharding import fetch_all, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
+from vlaa_jax.training.answers import answer_metrics, sample_rows, scores
 from vlaa_jax.training.batch_sizes import grpo_sizes
 from vlaa_jax.training.clock import Clock
+from vlaa_jax.training.experience import Collector, Sampled
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
     group_log_probabilities,
     group_loss,
+    put_tokens,
     reference_weights,
     take_groups,
 )
-from vlaa_jax.training.run_folder import trace_fields
 from vlaa_jax.training.task import StepReport
 
-# Phrases whose share VLAA-Thinking counts (section 4.4, figure 7).
-AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
-_FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 # Seeds of the step's own permutations must differ from those of the data's epochs.
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Judged:
-    """A prompt of a step with its group, on the host.
-
-    Attributes:
-      draw: its number in the stream.
-      id, verifier, gold: of its record.
-      texts: G completions.
-      traces: G verdicts.
-    """
-
-    draw: int
-    id: str
-    verifier: str
-    gold: str
-    texts: list[str]
-    traces: list[Trace]
 
 
 class GRPOTask:
@@ -83,6 +60,7 @@ class GRPOTask:
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
         self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
+        self.waiting: dict[str, jax.Array] = {}
         self.updates_per_step = self._counts.updates * config.updates.epochs
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
         self._reference = None
@@ -113,56 +91,59 @@ class GRPOTask:
         return self.state.model
 
     def begin(self) -> None:
-        self._data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
-        self._own_rows = own_rows(self.config.rollout.prompts)
-        self._batches = self._data.batches(self.config.rollout.prompts, self.numbers["draws"], self._own_rows)
+        self._collector = Collector(
+            self.config, self._generator, self.source, self.index, self.encoder, scorer=self.scorer, pool=self.pool
+        )
+        self._ahead: Sampled | None = None
+        if self.waiting:
+            completions = Completions(**self.waiting)
+            self._ahead = self._collector.sampled_before(self.model, self.numbers["draws"], completions)
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
-        draws = self.numbers["draws"] + np.arange(config.rollout.prompts)
-        places = [self._data.place(int(draw)) for draw in draws]
-        prompt_lengths = self.index.prompt[places]
-        with clock.phase("data"):
-            drawn = distributed.together(lambda: next(self._batches))
-        with clock.phase("rollout"):
-            shape = self._generator.shape(prompt_lengths, self.index.windows[places])
-            clock.program(f"rollout of {shape[0]} + {config.rollout.new_tokens} tokens, {shape[1]} windows")
-            weights = sampling_weights(self.model, settings.compute_dtype(config))
-            rollout = self._generator(weights, [d.prompt for d in drawn], draws, shape, check_stop)
-            del weights
-            lengths, ended = fetch_all((rollout.completions.lengths, rollout.completions.ended))
-            tokens = fetch_rows(rollout.completions.tokens)
-        with clock.phase("decode_text"):
-            texts = [
-                [self.encoder.tokenizer.decode(row[:n]) for row, n in zip(group, sizes, strict=True)]
-                for group, sizes in zip(tokens, lengths[self._own_rows], strict=True)
-            ]
-        with clock.phase("verify"):
-            own = distributed.together(lambda: self._verify(drawn, texts))
-            judged = distributed.gather_rows(dict(zip(self._own_rows.tolist(), own, strict=True)))
-        check_stop()
-        rewards = np.asarray([[trace.score for trace in group.traces] for group in judged], np.float32)
-        learnt = rewards
-        if config.rewards.shuffled:
-            generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
-            learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-        groups, scored = self._score(rollout, learnt)
+        ahead = None
+        if config.rollout.ahead:
+            experience, ahead = self._collector.collect_ahead(
+                self.model, self.numbers["draws"], self._ahead, clock, check_stop, last=number == self.steps
+            )
+        else:
+            experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
+        rollout, judged = experience.rollout, experience.judged
+        with clock.phase("score"):
+            check_stop()
+            rewards = scores(judged)
+            places = [self._collector.data.place(group.draw) for group in judged]
+            prompt_lengths, lengths = self.index.prompt[places], np.stack([group.lengths for group in judged])
+            learnt = rewards
+            if config.rewards.shuffled:
+                generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
+                learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths, clock)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
-        self.numbers["draws"] += len(draws)
-        metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
-        metrics["rollout/wasted_row_steps"] = rollout.wasted_row_steps
-        metrics["epoch"] = self.numbers["draws"] / len(self._data)
-        self._control_kl(metrics, rewards.size)
-        samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
-        counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
-        bad = None
-        if outcome["bad_updates"]:
-            tokens = fetch_all(rollout.completions.tokens)
-            bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [group.id for group in judged]}
-        shown = [self.source[place] for place in places[: config.log.samples]]
-        pictures = {record.id: record.images[0] for record in shown if record.images}
-        return StepReport(metrics, samples, counts, bad, pictures)
+        with clock.phase("summarise"):
+            self.numbers["draws"] += len(experience.all)
+            self._ahead, self.waiting = ahead, {} if ahead is None else dict(vars(ahead.rollout.completions))
+            metrics = answer_metrics(experience.all) | outcome["metrics"]
+            if config.rollout.oversample > 1:
+                metrics["rollout/prompts"] = len(experience.all)
+                metrics["rollout/kept_share"] = experience.kept_share
+            if experience.row_steps.ran:
+                metrics["rollout/wasted_row_steps"] = experience.row_steps.wasted
+            metrics["epoch"] = self.numbers["draws"] / len(self._collector.data)
+            self._control_kl(metrics, rewards.size)
+            samples = sample_rows(judged, fetch_all(scored.advantages))
+            sampled = sum(int(group.lengths.sum()) for group in experience.all)
+            counts = {"update": outcome["tokens"]}
+            if not config.rollout.ahead:  # else nobody waits for it
+                counts["rollout"] = sampled
+            bad = None
+            if outcome["bad_updates"]:
+                tokens = fetch_all(rollout.completions.tokens)
+                bad = {"tokens": tokens, "lengths": lengths, "rewards": rewards, "ids": [group.id for group in judged]}
+            shown = [self.source[place] for place in places[: config.log.samples]]
+            pictures = {record.id: record.images[0] for record in shown if record.images}
+            return StepReport(metrics, samples, counts, bad, pictures)
 
     def _count_programs(self) -> int:
         """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
@@ -170,32 +151,32 @@ class GRPOTask:
         prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
         windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
         completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
-        passes = 1 if self._reference is None else 2
+        passes = 1 + (self._reference is not None) + self.config.rollout.ahead
         return len(prompts) * len(windows) * (1 + passes * len(completions))
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
-    def _verify(self, drawn: Sequence[Drawn], texts: Sequence[list[str]]) -> list[Judged]:
-        requests = [
-            Request(d.record.verifier, text, d.record.answer, d.record, d.prompt.resizes)
-            for d, group in zip(drawn, texts, strict=True)
-            for text in group
-        ]
-        flat = score_many(requests, strict=self.config.rewards.strict, scorer=self.scorer, pool=self.pool)
-        traces = iter(flat)
-        return [
-            Judged(d.draw, d.record.id, d.record.verifier, d.record.answer, group, [next(traces) for _ in group])
-            for d, group in zip(drawn, texts, strict=True)
-        ]
+    def _score(
+        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
+    ) -> tuple[Groups, Scored]:
+        """Everything the updates of this step read.
 
-    def _score(self, rollout: Rollout, rewards: np.ndarray) -> tuple[Groups, Scored]:
-        """Everything the updates of this step read."""
+        Sampled one step ahead, completions come from older weights mu. Then old is the policy before this step's first
+        update, and the importance weight leads from mu to it, so that the loss of a token is
+
+            -w min(r A, clip(r, 1 - clip_low, 1 + clip_high) A),  r = pi / old,  w = min(old / mu, importance_cap)
+
+        (the decoupled objective of arXiv 2505.24298 with a truncated weight): the clip bounds how far this step moves
+        the policy, not how far the last one did.
+        """
         section, completions = self.config.objective, rollout.completions
         groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
+        if self.config.rollout.ahead:
+            old = self._present_log_probabilities(groups, prompts, lengths, clock)
         importance = None
         if section.importance_cap:
             importance = truncated_importance_weights(
@@ -207,7 +188,7 @@ class GRPOTask:
             old=old,
             reference=None,
             advantages=advantages(
-                place_rows(rewards[self._own_rows]),
+                place_rows(rewards[own_rows(len(rewards))]),
                 baseline=section.advantage_baseline,
                 scale=section.advantage_scale,
                 epsilon=section.advantage_epsilon,
@@ -216,6 +197,19 @@ class GRPOTask:
             importance=importance,
         )
         return groups, scored
+
+    def _present_log_probabilities(
+        self, groups: Groups, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
+    ) -> jax.Array:
+        """`[B, G, C]` of the policy before this step's updates."""
+        out = zeros = jnp.zeros_like(groups.tokens, jnp.float32)
+        nothing = Scored(zeros, None, zeros[..., 0], zeros, None)
+        for places in self._micro_batches(np.arange(len(lengths)), lengths):
+            part, _ = self._take(groups, nothing, places, prompts, lengths)
+            clock.program(_named("old log-probabilities", part))
+            values = group_log_probabilities(self.model, part, policy=self._policy)
+            out = put_tokens(out, values, jnp.asarray(places))
+        return out
 
     def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""
@@ -264,10 +258,11 @@ class GRPOTask:
             order = generator.permutation(len(groups.tokens))
             for at in range(0, len(order), per_update):
                 chosen = order[at : at + per_update]
-                parts = [
-                    self._take(groups, scored, places, prompts, lengths)
-                    for places in self._micro_batches(chosen, lengths)
-                ]
+                with clock.phase("deal"):
+                    parts = [
+                        self._take(groups, scored, places, prompts, lengths)
+                        for places in self._micro_batches(chosen, lengths)
+                    ]
                 if self._reference is not None:
                     with clock.phase("reference"):
                         reference = move(self._reference, "device")  # nothing moves where it is there already
@@ -289,13 +284,13 @@ class GRPOTask:
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
-                bad += not finite
-                if finite:
-                    for name, value in summarise(sums).items():
-                        gathered[f"update/{name}"].append(value)
-                    gathered["loss"].append(float(outcome.loss))
-                    gathered["gradient_norm"].append(float(outcome.gradient_norm))
-                    gathered["learning_rate"].append(rate)
+                    bad += not finite
+                    if finite:
+                        for name, value in summarise(sums).items():
+                            gathered[f"update/{name}"].append(value)
+                        gathered["loss"].append(float(outcome.loss))
+                        gathered["gradient_norm"].append(float(outcome.gradient_norm))
+                        gathered["learning_rate"].append(rate)
         metrics = {name: float(np.mean(values)) for name, values in gathered.items()}
         # At the first update policy and sampler are one: the ratio there measures their numerical difference.
         if gathered["update/ratio"]:
@@ -320,64 +315,6 @@ class GRPOTask:
                 section.kl_horizon,
                 completions,
             )
-
-    def _metrics(
-        self,
-        judged: Sequence[Judged],
-        rewards: np.ndarray,
-        lengths: np.ndarray,
-        ended: np.ndarray,
-    ) -> dict[str, float]:
-        by_kind: dict[str, list[tuple[str, Trace]]] = collections.defaultdict(list)
-        for group in judged:
-            for suffix in ("", f"/{group.verifier}"):
-                by_kind[suffix] += [(group.verifier, trace) for trace in group.traces]
-        metrics = {}
-        for suffix, verdicts in by_kind.items():
-            valid = [trace.score for _, trace in verdicts if trace.valid]
-            metrics[f"reward{suffix}"] = float(np.mean([trace.score for _, trace in verdicts]))
-            metrics[f"accuracy{suffix}"] = float(np.mean([accuracy(trace, kind) for kind, trace in verdicts]))
-            metrics[f"valid{suffix}"] = len(valid) / len(verdicts)
-            if valid:
-                metrics[f"reward_if_valid{suffix}"] = float(np.mean(valid))
-        flat = [trace for group in judged for trace in group.traces]
-        texts = [text for group in judged for text in group.texts]
-        metrics["reward_deviation"] = float(rewards.std(axis=1).mean())
-        metrics["groups_without_signal"] = float((rewards.max(axis=1) == rewards.min(axis=1)).mean())
-        metrics["box_space_suspect"] = sum(trace.box_space_suspect for trace in flat)
-        metrics["verifier_timeouts"] = sum(trace.rule == "timeout" for trace in flat)
-        metrics["length"] = float(lengths.mean())
-        metrics["length/min"], metrics["length/max"] = int(lengths.min()), int(lengths.max())
-        metrics["truncated"] = float(1 - ended.mean())
-        lowered = [text.lower() for text in texts]
-        for phrase in AHA_PHRASES:
-            metrics[f"aha/{phrase.replace(' ', '_')}"] = sum(phrase in text for text in lowered)
-        metrics["in_steps"] = float(np.mean([bool(_FIRST_STEP.search(text)) for text in texts]))
-        return metrics
-
-    def _sample_rows(
-        self,
-        judged: Sequence[Judged],
-        advantage: np.ndarray,
-        lengths: np.ndarray,
-        ended: np.ndarray,
-    ) -> list[Mapping[str, Any]]:
-        return [
-            {
-                "id": group.id,
-                "draw": group.draw,
-                "sample": g,
-                "verifier": group.verifier,
-                "gold": group.gold,
-                "completion": text,
-                "length": int(lengths[b, g]),
-                "truncated": not bool(ended[b, g]),
-                "advantage": float(advantage[b, g]),
-                **trace_fields(group.traces[g]),
-            }
-            for b, group in enumerate(judged)
-            for g, text in enumerate(group.texts)
-        ]
 
 
 def _named(what: str, groups: Groups) -> str:

@@ -1,6 +1,7 @@
-"""Host allocator settings for long runs on CPU."""
+"""Memory of the host in long runs: settings of the allocator, and how much was in use."""
 
 import ctypes
+import resource
 import sys
 
 
@@ -21,3 +22,9 @@ def keep_freed_memory() -> None:
     libc.mallopt(mmap_threshold, 2**25)  # the largest that glibc takes
     libc.mallopt(trim_threshold, 2**31 - 1)
     libc.mallopt(top_pad, 2**26)
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

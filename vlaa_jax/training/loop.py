@@ -24,6 +24,8 @@ from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
+from vlaa_jax.training.host_memory import peak_bytes
+from vlaa_jax.training.profile import Profiler
 from vlaa_jax.training.progress import Progress
 from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
 from vlaa_jax.training.run_header import continued_header
@@ -54,7 +56,9 @@ class Interrupted(Exception):
         self.exit_code = 0 if number == signal.SIGTERM else 130
 
 
-def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, command: str) -> pathlib.Path:
+def train(
+    task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, command: str, profiled: range = range(0)
+) -> pathlib.Path:
     """Runs a task to its last step, from wherever its folder stands.
 
     Args:
@@ -62,6 +66,7 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
       workdir: the run's folder, local or `gs://bucket/run`.
       recorded: the config as the user gave it; it is kept in the folder and compared on resume.
       command: what starts this run again; printed where that helps.
+      profiled: steps that are traced into the folder's `profile`.
 
     Returns:
       The report.
@@ -75,7 +80,7 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
         with contextlib.closing(
             distributed.together(lambda: RunFolder(workdir, reading=not distributed.is_first()))
         ) as folder:
-            return _train(task, folder, recorded, command)
+            return _train(task, folder, recorded, command, profiled)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
@@ -84,8 +89,10 @@ def train(task: Task, workdir: str | pathlib.Path, *, recorded: ConfigDict, comm
         ) from None
 
 
-def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) -> pathlib.Path:
+def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str, profiled: range) -> pathlib.Path:
     config = task.config
+    if profiled and profiled[-1] > task.steps:
+        raise InputError(f"--profile ends with step {profiled[-1]}, but this run has {task.steps}")
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
     evaluation = distributed.together(lambda: _Evaluation(config, task, folder))
 
@@ -103,13 +110,15 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str) ->
     start = distributed.on_first(lambda: _start(folder, checkpoints, task.steps))
     if start:
         task.state, task.numbers = checkpoints.restore(task.state, start)
+        task.waiting = checkpoints.restore_waiting(start)
     with (
         checkpoints,
         StopRequest() as stop,
         Progress(task.steps, label="train", shown=_SHOWN, initial=start) as progress,
         TensorBoard(folder.tensorboard) if distributed.is_first() else contextlib.nullcontext() as board,
+        Profiler(folder.directory / "profile", profiled if distributed.is_first() else range(0)) as profiler,
     ):
-        loop = _Loop(task, folder, evaluation, checkpoints, stop, progress, board, start)
+        loop = _Loop(task, folder, evaluation, checkpoints, stop, progress, board, profiler, start)
         try:
             loop.run()
         except Stopped:
@@ -144,10 +153,11 @@ class _Loop:
         stop: StopRequest,
         progress: Progress,
         board: TensorBoard | None,
+        profiler: Profiler,
         start: int,
     ):
         self._task, self._folder, self._evaluation, self._checkpoints = task, folder, evaluation, checkpoints
-        self._stop, self._progress, self._board = stop, progress, board
+        self._stop, self._progress, self._board, self._profiler = stop, progress, board, profiler
         self._done = start
         self._reward: float | None = None  # held-out, after the last step done
         self._compiled = CompileCounter()
@@ -171,10 +181,11 @@ class _Loop:
             distributed.on_first(lambda: folder.write_metrics(0, before))
         if self._done < task.steps:
             task.begin()
-        # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
+        # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
         self._began = time.perf_counter()
         for number in range(self._done + 1, task.steps + 1):
-            self._step(number)
+            with self._profiler.step(number, self._clock):
+                self._step(number)
         distributed.together(self._checkpoints.wait)
         if not distributed.on_first(lambda: self._evaluation.done("after", task.steps)):
             self._evaluation.full("after", task.steps, self._stop.check)
@@ -212,12 +223,14 @@ class _Loop:
         for phase, tokens in report.tokens.items():
             metrics[f"tokens_per_second/{phase}"] = tokens / seconds[phase]
         metrics["programs_compiled"] = self._compiled.count
-        warnings = distributed.on_first(lambda: self._write(number, metrics, report))
-        self._progress.step(number, metrics)
-        for warning in warnings:
-            self._progress.say(warning)
-        # Asked once: a signal that comes between saving and leaving must not leave without saving.
-        stopping = self._stop.asked() is not None
+        metrics["memory/host_peak"] = peak_bytes()
+        with clock.phase("write"):
+            warnings = distributed.on_first(lambda: self._write(number, metrics, report))
+            self._progress.step(number, metrics)
+            for warning in warnings:
+                self._progress.say(warning)
+            # Asked once: a signal that comes between saving and leaving must not leave without saving.
+            stopping = self._stop.asked() is not None
         # After the lines: a checkpoint of step n promises that all lines up to n are there.
         if number % task.config.checkpoint.every == 0 or number == task.steps or stopping:
             with clock.phase("checkpoint"):
@@ -260,7 +273,8 @@ class _Loop:
 
     def _save(self) -> None:
         distributed.on_first(self._folder.settle)
-        self._checkpoints.save(self._done, self._task.state, self._task.numbers, self._reward)
+        task = self._task
+        self._checkpoints.save(self._done, task.state, task.numbers, self._reward, task.waiting)
 
 
 class _Evaluation:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -42,6 +43,7 @@ class SFTTask:
         )
         self.steps = config.steps or config.epochs * self._data.updates_per_epoch
         self.numbers: dict[str, float] = {"recent_losses": []}
+        self.waiting: dict[str, jax.Array] = {}
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
         self.programs = 1
 
@@ -70,12 +72,13 @@ class SFTTask:
             rate = float(self._schedule(int(self.state.updates)))
             self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
             finite, loss = bool(outcome.finite), float(outcome.loss)
-        metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
-        metrics |= {"updates": int(self.state.updates), "non_finite_updates": int(not finite), "learning_rate": rate}
+            norm, updates = float(outcome.gradient_norm), int(self.state.updates)
+            metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
+        metrics |= {"updates": updates, "non_finite_updates": int(not finite), "learning_rate": rate}
         metrics["epoch"] = number / self._data.updates_per_epoch
         samples = []
         if finite:
-            metrics |= {"loss": loss, "gradient_norm": float(outcome.gradient_norm)}
+            metrics |= {"loss": loss, "gradient_norm": norm}
             recent = self.numbers["recent_losses"]
             if len(recent) == _WINDOW and loss > _SPIKE * float(np.median(recent)):
                 metrics["loss_spike"] = 1

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+import jax
 from ml_collections import ConfigDict
 
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
@@ -41,6 +42,7 @@ class Task(Protocol):
       steps: length of the run.
       programs: most different names that `step` gives to `Clock.program`.
       numbers: JSON values that must survive a resume exactly; read and written by the loop.
+      waiting: arrays of a batch that must survive it too: what a later step learns from.
     """
 
     config: ConfigDict
@@ -49,9 +51,10 @@ class Task(Protocol):
     steps: int
     programs: int
     numbers: dict[str, Any]
+    waiting: dict[str, jax.Array]
 
     def begin(self) -> None:
-        """Called once before the first step of a start, after `state` and `numbers` were restored."""
+        """Called once before the first step of a start, after `state`, `numbers` and `waiting` were restored."""
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         """Does step `number` (counted from 1), with all its updates.
@@ -59,8 +62,8 @@ class Task(Protocol):
         Args:
           number: of the step.
           clock: takes its times.
-          check_stop: called now and then before the first update; what it raises leaves `state` and `numbers` as they
-            were before the step.
+          check_stop: called now and then before the first update; what it raises leaves `state`, `numbers` and
+            `waiting` as they were before the step.
         """
 
     @property

@@ -108,6 +108,7 @@ class Updater:
             merge_metrics(so_far.metrics, new.metrics),
         )
 
+    @jax.named_scope("optimizer")
     def _apply(
         self, state: TrainState, total: Accumulator, denominator: jax.Array
     ) -> tuple[TrainState, Outcome, Metrics]:

@@ -73,6 +73,7 @@ class LanguageModel(nnx.Module):
         """Of `[3, ...]` positions."""
         return language_rotation(positions, self.config.mrope_section, self.config.head_width, self.config.rope_theta)
 
+    @jax.named_scope("language")
     def __call__(self, x: jax.Array, positions: jax.Array, mask: Mask, remat: str = "layer") -> jax.Array:
         """All tokens at once, as in training.
 

@@ -59,6 +59,7 @@ class VisionTower(nnx.Module):
         self.merger_out = weights(rngs, (joined, config.output_width), joined)
         self.merger_out_bias = zeros((config.output_width,))
 
+    @jax.named_scope("vision")
     def __call__(self, vision: VisionArrays, dtype: jnp.dtype, remat: str = "layer") -> jax.Array:
         """Features of every merged slot.
 
