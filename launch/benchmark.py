@@ -1,4 +1,5 @@
-"""Measures sampling, update and the whole step against transformers and TRL, on the same weights and prompts.
+"""Measures sampling, update and the whole step against transformers and TRL on the same weights and prompts, and
+sampling of uneven lengths against a loop that waits for the longest.
 
 python launch/benchmark.py                                 the CPU figures of the README: about half an hour
 python launch/benchmark.py --preset=gpu --json=gpu.json    3B with random weights on one GPU
@@ -73,6 +74,7 @@ def main() -> None:
         rows = []
         parts = {
             "sampling": lambda: measure.sampling(folder, preset, limits, how),
+            "lengths": lambda: measure.lengths(folder, preset, how),
             "update": lambda: measure.update(folder, preset, limits, rates, how),
             "step": lambda: measure.step(folder, preset, how),
         }

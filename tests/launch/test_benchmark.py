@@ -12,8 +12,8 @@ def test_tiny_sizes_against_transformers_and_trl(launch, tmp_path, capsys):
     launch("benchmark", *arguments)
     printed = capsys.readouterr().out
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert [row["part"] for row in figures["rows"]] == ["sampling", "update", "step"]
-    sampling, update, step = figures["rows"]
+    assert [row["part"] for row in figures["rows"]] == ["sampling", "lengths", "update", "step"]
+    sampling, lengths, update, step = figures["rows"]
     # Two completions of four tokens for each of two prompts; both sides count what they drew.
     for row, amount in ((sampling, 16), (update, 8), (step, 16)):
         assert row["amount"] == amount
@@ -24,6 +24,12 @@ def test_tiny_sizes_against_transformers_and_trl(launch, tmp_path, capsys):
         assert row["ratio"] == pytest.approx(row["theirs"]["seconds"] / row["ours"]["seconds"])
     assert sampling["ours"]["runs"][0]["result"]["tokens_drawn"] == 16
     assert step["theirs"]["runs"][0]["result"]["tokens_drawn"] == 16
+    found = lengths["figures"]
+    assert 8 < found["mean_length"] < 32 and 48 < found["longest"] <= 96, "geometric"
+    # One loop: 32 rows until the longest has ended; the first token of a row needs no step.
+    assert found["row_steps_theirs"] == 32 * (found["longest"] - 1)
+    assert found["row_steps_ours"] < 0.6 * found["row_steps_theirs"]
+    assert found["wasted_theirs"] == pytest.approx(1 - (lengths["amount"] - 32) / found["row_steps_theirs"])
     assert set(step["figures"]) >= {"ours_seconds_rollout", "ours_seconds_update", "ours_seconds_verify"}
     assert update["figures"]["flop_ratio"] == pytest.approx(109_759_488 / 57_727_488)
     assert "greedy tokens: " in printed
@@ -46,7 +52,7 @@ def test_the_form_for_a_gpu_runs_without_one(launch, capsys):
     ("argument", "sentence"),
     [
         ("--preset=tpu", "--preset is 'tpu': expected one of cpu, gpu, tiny, gpu-tiny"),
-        ("--parts=sampling,decode", "--parts names 'decode': expected any of sampling, update, step"),
+        ("--parts=sampling,decode", "--parts names 'decode': expected any of sampling, lengths, update, step"),
         ("--runs=0", "--runs is 0: expected 1 or more"),
         ("--repeats=-1", "--repeats is -1: expected 0 or more"),
         ("--new-tokens=1", "--new-tokens is 1: expected 2 or more"),

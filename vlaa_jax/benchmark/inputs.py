@@ -14,7 +14,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 from PIL import Image
 
-from vlaa_jax.benchmark.presets import Preset
+from vlaa_jax.benchmark.presets import Lengths, Preset
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.processing.records import Record, RecordSource, write_records
@@ -69,7 +69,7 @@ def read_inputs(folder: pathlib.Path) -> tuple[Preset, ConfigDict, list[Record]]
     """The preset with the policy's token ids, the run's config and the records."""
     stored = json.loads((folder / RUN).read_text())
     sizes = hf.read_config(folder / POLICY)
-    preset = Preset(**(stored["preset"] | {"model": sizes}))
+    preset = Preset(**(stored["preset"] | {"model": sizes, "lengths": Lengths(**stored["preset"]["lengths"])}))
     return preset, ConfigDict(stored["config"]), list(RecordSource(f"{folder / RECORDS}:train"))
 
 

@@ -20,7 +20,7 @@ class Row:
     """One comparison.
 
     Attributes:
-      part: `sampling`, `update` or `step`.
+      part: of `presets.PARTS`.
       name: what was done.
       unit: what is counted a second.
       amount: of it in one run.
@@ -155,6 +155,29 @@ def sampling(folder: pathlib.Path, preset: Preset, limits: bounds.Limits, how: A
                     "decode_step_floor_seconds": floor,
                 },
             )
+
+
+def lengths(folder: pathlib.Path, preset: Preset, how: Alternation) -> Iterator[Row]:
+    """Uneven completions, in segments and in one loop that waits for the longest: the same tokens."""
+    sizes = preset.lengths
+    with Worker(f"{_ROOM}.ours", folder, environment(preset)) as ours:
+        sides = {name: lambda name=name: ours.run("lengths", whole=name == "theirs") for name in ("ours", "theirs")}
+        found = alternate("uneven lengths", sides, how)
+    results = [run.result for measured in found.values() for run in measured.runs]
+    if len({(result["tokens"], result["tokens_drawn"]) for result in results}) > 1:
+        raise agreement.Disagreement("segments and one loop drew different tokens")
+    rows, drawn = sizes.prompts * preset.group, results[0]["tokens_drawn"]
+    yield Row(
+        part="lengths",
+        name=f"uneven lengths, {sizes.prompts} x {preset.group} completions, geometric of mean {sizes.mean}, "
+        f"at most {sizes.cap}",
+        unit="tokens",
+        amount=drawn,
+        ours=found["ours"],
+        theirs=found["theirs"],
+        figures={"mean_length": drawn / rows, "longest": results[0]["longest"]}
+        | {f"{what}_{name}": found[name].median(what) for what in ("row_steps", "wasted") for name in found},
+    )
 
 
 def update(

@@ -1,7 +1,9 @@
 """Our side, in JAX: `python -m vlaa_jax.benchmark.ours FOLDER`."""
 
+import dataclasses
 import functools
 import pathlib
+import zlib
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ class Ours:
 
     @functools.cached_property
     def _prompts(self) -> list[EncodedPrompt]:
-        most = max(self._preset.sampling_prompts)
+        most = max(*self._preset.sampling_prompts, self._preset.lengths.prompts)
         return [self._loaded[1].encode(record) for record in self._records[:most]]
 
     def describe(self) -> dict[str, Any]:
@@ -49,8 +51,9 @@ class Ours:
         return {"device": jax.devices()[0].device_kind, "version": f"jax {jax.__version__}"}
 
     def prompt_tokens(self) -> dict[str, Any]:
-        """Of the prompts that are sampled, `[B][P]`."""
-        return {"tokens": [prompt.tokens.tolist() for prompt in self._prompts]}
+        """Of the prompts that both sides sample, `[B][P]`."""
+        both = self._prompts[: max(self._preset.sampling_prompts)]
+        return {"tokens": [prompt.tokens.tolist() for prompt in both]}
 
     def sample(self, prompts: int, new_tokens: int, seed: int = 0, greedy: bool = False) -> dict[str, Any]:
         """Samples groups, or one greedy completion of each prompt.
@@ -58,18 +61,7 @@ class Ours:
         Returns:
           `seconds`; of greedy completions `tokens` and `log_probabilities`, `[B][C]`.
         """
-        model, encoder = self._loaded
-        config = self._config
-        generator = Generator(
-            sampling=settings.sampling(config, encoder.tokenizer.end_tokens, model.config, greedy=greedy),
-            group=1 if greedy else self._preset.group,
-            new_tokens=new_tokens,
-            prompt_buckets=(self._preset.prompt,),
-            window_buckets=(self._preset.windows,),
-            seed=seed,
-            stream=EVALUATION,
-            frozen_vision=self._preset.freeze_vision,
-        )
+        generator = self._generator(new_tokens, 1 if greedy else self._preset.group, seed=seed, greedy=greedy)
         weights, chosen = self._weights, self._prompts[:prompts]
         completions, seconds = timed(lambda: jax.device_get(generator(weights, chosen, np.arange(prompts)).completions))
         answer = {"seconds": seconds, "tokens_drawn": int(completions.lengths.sum())}
@@ -77,6 +69,48 @@ class Ours:
             answer["tokens"] = completions.tokens[:, 0].tolist()
             answer["log_probabilities"] = completions.log_probability[:, 0].tolist()
         return answer | self._peak()
+
+    def lengths(self, whole: bool) -> dict[str, Any]:
+        """Samples groups of geometric lengths: random weights give one token in so many about that probability.
+
+        Args:
+          whole: in one segment, so that all wait for the longest.
+
+        Returns:
+          `seconds`, what was drawn (`tokens_drawn`, `longest`, `tokens`: a checksum) and the rows' steps.
+        """
+        sizes = self._preset.lengths
+        plain = self._generator(sizes.cap, self._preset.group)
+        ends = tuple(range(0, self._preset.model.text.vocabulary, sizes.mean))
+        generator = dataclasses.replace(
+            plain,
+            sampling=dataclasses.replace(plain.sampling, end_tokens=ends),
+            segment=sizes.cap if whole else plain.segment,
+        )
+        weights, chosen = self._weights, self._prompts[: sizes.prompts]
+        rollout, seconds = timed(lambda: jax.block_until_ready(generator(weights, chosen, np.arange(sizes.prompts))))
+        lengths = np.asarray(rollout.completions.lengths)
+        return {
+            "seconds": seconds,
+            "tokens_drawn": int(lengths.sum()),
+            "longest": int(lengths.max()),
+            "tokens": zlib.crc32(np.asarray(rollout.completions.tokens).tobytes()),
+            "row_steps": rollout.row_steps.ran,
+            "wasted": rollout.row_steps.wasted,
+        } | self._peak()
+
+    def _generator(self, new_tokens: int, group: int, *, seed: int = 0, greedy: bool = False) -> Generator:
+        model, encoder = self._loaded
+        return Generator(
+            sampling=settings.sampling(self._config, encoder.tokenizer.end_tokens, model.config, greedy=greedy),
+            group=group,
+            new_tokens=new_tokens,
+            prompt_buckets=(self._preset.prompt,),
+            window_buckets=(self._preset.windows,),
+            seed=seed,
+            stream=EVALUATION,
+            frozen_vision=self._preset.freeze_vision,
+        )
 
     @functools.cached_property
     def _group(self) -> Groups:

@@ -6,7 +6,22 @@ from typing import Literal
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl.config import ModelConfig, TextConfig, VisionConfig, preset
 
-PARTS = ("sampling", "update", "step")
+PARTS = ("sampling", "lengths", "update", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Completions of geometric lengths.
+
+    Attributes:
+      prompts: B.
+      mean: of the lengths in tokens, before they are cut.
+      cap: C.
+    """
+
+    prompts: int
+    mean: int
+    cap: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +39,7 @@ class Preset:
       update_tokens: C of the update.
       sampling_prompts: B of the sampling part, one measurement each.
       step_prompts: B of the whole step.
+      lengths: of the part on uneven completions.
       freeze_vision: whether the update leaves the tower out.
       remat: whether both sides compute layers again in the backward pass of the update.
       chunk: tokens whose logits exist at once in our update.
@@ -43,6 +59,7 @@ class Preset:
     update_tokens: int
     sampling_prompts: tuple[int, ...]
     step_prompts: int
+    lengths: Lengths
     freeze_vision: bool
     remat: bool
     chunk: int
@@ -84,6 +101,7 @@ _TINY = Preset(
     update_tokens=4,
     sampling_prompts=(2,),
     step_prompts=2,
+    lengths=Lengths(prompts=16, mean=16, cap=96),
     freeze_vision=False,
     remat=False,
     chunk=1024,
@@ -107,6 +125,7 @@ PRESETS = {
         update_tokens=128,
         sampling_prompts=(4,),
         step_prompts=4,
+        lengths=Lengths(prompts=16, mean=64, cap=512),
         freeze_vision=False,
         remat=False,
         chunk=1024,
@@ -125,6 +144,7 @@ PRESETS = {
         update_tokens=512,  # below, the optimizer's share is large
         sampling_prompts=(8, 32),
         step_prompts=8,
+        lengths=Lengths(prompts=32, mean=128, cap=1024),
         freeze_vision=True,
         remat=True,
         chunk=1024,

@@ -7,6 +7,7 @@ from vlaa_jax.benchmark.bounds import Limits
 from vlaa_jax.benchmark.measure import Row
 from vlaa_jax.evaluation.tables import Table
 
+_OTHER = {"step": "TRL", "lengths": "one loop"}
 _HEADER = ("side", "seconds", "CPU s", "tokens/s", "peak GiB", "clean runs", "ratio", "of the limit")
 
 
@@ -25,7 +26,7 @@ def row_table(row: Row) -> Table:
     share = "" if row.share is None else f"{100 * row.share:.0f} %"
     rows = [
         _side("ours", row.ours, row.amount, f"{row.ratio:.2f}", share),
-        _side("TRL" if row.part == "step" else "transformers", row.theirs, row.amount, "1", ""),
+        _side(_OTHER.get(row.part, "transformers"), row.theirs, row.amount, "1", ""),
     ]
     notes = [*row.notes, *_found(row)]
     if not _all_clean(row):
@@ -56,6 +57,12 @@ def _found(row: Row) -> list[str]:
             f"transformers {1e3 * figures['decode_step_seconds_theirs']:.2f} ms "
             f"({figures['decode_step_ratio']:.2f} times), "
             f"the machine's limit {1e3 * figures['decode_step_floor_seconds']:.2f} ms",
+        ]
+    if row.part == "lengths":
+        return [
+            f"the same tokens: {figures['mean_length']:.1f} a completion, {figures['longest']:.0f} the longest; steps "
+            f"that gave no token: ours {100 * figures['wasted_ours']:.0f} %, one loop "
+            f"{100 * figures['wasted_theirs']:.0f} %"
         ]
     if row.part == "update":
         return [
