@@ -1,5 +1,8 @@
 """The CPU time of other processes, from a `/proc` that the test writes."""
 
+import os
+import time
+
 import pytest
 
 from vlaa_jax.benchmark.foreign_load import CpuMeter, Reading, foreign_share
@@ -55,14 +58,12 @@ def test_counters_that_tick_late_make_no_negative_share():
 
 
 def test_this_machine_shows_a_process_that_computes():
-    import os
-
     meter = CpuMeter([os.getpid()])
     before = meter.read()
-    while meter.read().own - before.own < 0.05:
+    deadline = time.monotonic() + 30
+    while (after := meter.read()).own - before.own < 0.05 or after.busy - before.busy < 0.05:
+        assert time.monotonic() < deadline, (before, after)
         sum(range(100_000))
-    after = meter.read()
-    assert after.busy - before.busy >= 0.04
     assert after.wall > before.wall
 
 

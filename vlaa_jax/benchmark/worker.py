@@ -3,6 +3,7 @@
 Jobs and results are lines of JSON. So the two sides never compute at once, and no library sees the other.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -48,7 +49,8 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):  # a process that has died leaves what was written to it
+            self._process.stdin.close()
         try:
             self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
