@@ -73,7 +73,8 @@ def _recipe() -> ConfigDict:
     config.updates.epochs = 1
     config.updates.micro_batch = 16  # groups
     config.updates.row_completions = 0  # of a group, in one row behind the prompt; 0: all
-    config.updates.completion_buckets = (256, 512, 1024)  # tokens
+    config.updates.row_buckets = ()  # tokens of a row; empty: a ladder from the shortest to the longest
+    config.updates.most_row_buckets = 12  # of that ladder
 
     config.objective = ConfigDict()
     config.objective.clip_low = 0.2  # not stated in the paper
@@ -147,7 +148,7 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.window_buckets = (12, 24, 32)
     config.updates.completions = 256
     config.updates.micro_batch = 8
-    config.updates.completion_buckets = (32, 64, 96, 128, 192)
+    config.updates.most_row_buckets = 6
     # Adam makes full steps of pure noise too: without this pull the style of answering drifts under shuffled rewards.
     config.objective.kl_coefficient = 0.05
     config.objective.kl_target = 0.0

@@ -23,7 +23,6 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     rollout, section = config.rollout, config.updates
     prompt, windows = max(rollout.prompt_buckets), max(rollout.window_buckets)
     new, group = rollout.new_tokens, rollout.group_size
-    length = min(max(section.completion_buckets), new)
     text, batch = sizes.text, min(rollout.batch, rollout.prompts)
     image = vision_flops(sizes.vision, windows)
     prefill = text_flops(text, prompt, causal_pairs(prompt))
@@ -32,9 +31,9 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     in_row = section.row_completions or group
     row = text_flops(
         text,
-        prompt + in_row * length,
-        causal_pairs(prompt) + in_row * (length * prompt + causal_pairs(length)),
-    ) + head_flops(text, in_row * length)
+        prompt + in_row * new,
+        causal_pairs(prompt) + in_row * (new * prompt + causal_pairs(new)),
+    ) + head_flops(text, in_row * new)
     rows = section.micro_batch * (group // in_row)
     trained = 0 if config.model.freeze_vision else image
     return {

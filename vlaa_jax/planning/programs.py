@@ -33,7 +33,7 @@ from vlaa_jax.rollout.sampler import (
 )
 from vlaa_jax.sharding import ROLLOUT, TRAINING, Rules, parameter_shardings, platform, row_shardings, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes
+from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes, longest_update_row
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
@@ -174,20 +174,14 @@ class Planner:
         self._groups = Groups(
             arrays["prompts"] if freeze else rows, arrays.get("features"), completions.tokens, completions.lengths
         )
-        length = min(max(section.completion_buckets), rollout.new_tokens)
-        self._take = functools.partial(
-            take_groups,
-            prompt_length=max(rollout.prompt_buckets),
-            completion_length=length,
-            parts=self._counts.parts,
-        )
+        length = longest_update_row(config, max(rollout.prompt_buckets))
+        self._take = functools.partial(take_groups, length=length, parts=self._counts.parts)
         chosen = jax.ShapeDtypeStruct((section.micro_batch,), jnp.int32)
         self._chosen = chosen
         part, scored = _as_rows(jax.eval_shape(self._take, self._groups, arrays["scores"], chosen))
         self._part = part
         if "reference" in arrays:
-            shape = part.tokens.shape
-            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *shape))
+            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *part.places.shape))
         self._batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()

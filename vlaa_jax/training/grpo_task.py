@@ -18,7 +18,7 @@ from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
-from vlaa_jax.processing.batches import bucket, buckets_in_use
+from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
@@ -28,7 +28,7 @@ from vlaa_jax.rollout.random_bits import TRAINING
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import grpo_sizes
+from vlaa_jax.training.batch_sizes import grpo_sizes, row_buckets
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import (
     Groups,
@@ -39,6 +39,7 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.run_folder import trace_fields
+from vlaa_jax.training.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 
 # Phrases whose share VLAA-Thinking counts (section 4.4, figure 7).
@@ -106,6 +107,7 @@ class GRPOTask:
             batch=self._counts.batch,
             frozen_vision=config.model.freeze_vision,
         )
+        self._row_buckets = row_buckets(config, self.index.prompt[self.index.good])
         self.programs = self._count_programs()
 
     @property
@@ -168,9 +170,8 @@ class GRPOTask:
         rollout, good = self.config.rollout, self.index.good
         prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
         windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
-        completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
         passes = 1 if self._reference is None else 2
-        return len(prompts) * len(windows) * (1 + passes * len(completions))
+        return len(windows) * (len(prompts) + passes * len(self._row_buckets))
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
@@ -216,32 +217,19 @@ class GRPOTask:
         )
         return groups, scored
 
-    def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
+    def _refer(self, reference: Qwen2_5_VL, part: SharedRows, scored: Scored, clock: Clock) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""
         clock.program(_named("reference", part))
         return dataclasses.replace(scored, reference=group_log_probabilities(reference, part, policy=self._policy))
 
-    def _micro_batches(self, chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Groups of an update in micro-batches; sorted by length, so that few share a large bucket with small ones."""
-        size = self.config.updates.micro_batch
-        ordered = chosen[np.argsort(lengths[chosen].max(axis=1), kind="stable")]
-        return [ordered[at : at + size] for at in range(0, len(ordered), size)]
-
     def _take(
         self, groups: Groups, scored: Scored, chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
-    ) -> tuple[Groups, Scored]:
-        """Groups cut to the smallest buckets that hold their prompts (`[B]` tokens) and completions."""
-        prompt_length = bucket(int(prompts[chosen].max()), self.config.rollout.prompt_buckets, "a prompt's length")
-        longest = int(lengths[chosen].max())
-        length = bucket(longest, self.config.updates.completion_buckets, "a completion's length")
-        return take_groups(
-            groups,
-            scored,
-            jnp.asarray(chosen),
-            prompt_length=prompt_length,
-            completion_length=min(length, groups.tokens.shape[-1]),
-            parts=self._counts.parts,
-        )
+    ) -> tuple[SharedRows, Scored]:
+        """Groups in rows of the smallest bucket that holds their prompts (`[B]` tokens) and completions."""
+        parts = self._counts.parts
+        rows = lengths[chosen].reshape(len(chosen) * parts, -1)
+        length = row_bucket(np.repeat(prompts[chosen], parts), rows, self._row_buckets)
+        return take_groups(groups, scored, jnp.asarray(chosen), length=length, parts=parts)
 
     def _update(
         self,
@@ -265,7 +253,7 @@ class GRPOTask:
                 chosen = order[at : at + per_update]
                 parts = [
                     self._take(groups, scored, places, prompts, lengths)
-                    for places in self._micro_batches(chosen, lengths)
+                    for places in micro_batches(chosen, prompts, lengths, section.micro_batch)
                 ]
                 if self._reference is not None:
                     with clock.phase("reference"):
@@ -284,7 +272,7 @@ class GRPOTask:
                             if total is None
                             else self._updater.add(self.state, total, batch)
                         )
-                        tokens += part.prompts.tokens.size + part.tokens.size
+                        tokens += part.rows.tokens.size
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
@@ -379,8 +367,21 @@ class GRPOTask:
         ]
 
 
-def _named(what: str, groups: Groups) -> str:
+def micro_batches(chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of an update in micro-batches of `size`, sorted by tokens: few share a long row with short ones.
+
+    Args:
+      chosen: places of the groups.
+      prompts: `[B]` tokens.
+      lengths: `[B, G]` tokens.
+      size: groups of a micro-batch.
+    """
+    ordered = chosen[np.argsort(prompts[chosen] + lengths[chosen].sum(axis=1), kind="stable")]
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+
+
+def _named(what: str, part: SharedRows) -> str:
     """A program and its sizes, for `Clock.program`."""
-    images = groups.prompts.vision.frames.shape[1] if groups.features is None else groups.features.shape[1]
-    unit = "windows" if groups.features is None else "image tokens"
-    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {images} {unit}"
+    images = part.rows.vision.frames.shape[1] if part.features is None else part.features.shape[1]
+    unit = "windows" if part.features is None else "image tokens"
+    return f"{what} of {part.rows.tokens.shape[1]} tokens, {images} {unit}"
