@@ -94,8 +94,8 @@ def rows_of_presets() -> list[Mask]:
     recipe, sft = tiny.grpo_mixed.get_config("3b"), tiny.sft.get_config("3b")
     ones = lambda length: jnp.ones((1, length), jnp.int32)  # noqa: E731
     rows = [Causal(ones(sft.updates.row_tokens)), Segments(ones(sft.updates.row_windows * 64))]
-    rows += [Segments(ones(windows * 64)) for windows in recipe.rollout.window_buckets]
-    rows += [Causal(ones(prompt)) for prompt in recipe.rollout.prompt_buckets]
+    rows += [Segments(ones(windows * 64)) for windows in (20, 80, recipe.rollout.most_windows)]
+    rows += [Causal(ones(prompt)) for prompt in (256, 1000, recipe.rollout.longest_prompt)]
     rows += [SharedPrompt(ones(length)) for length in (512, 1000, 3000, 2048 + 4 * 1024)]
     return rows
 
@@ -112,7 +112,7 @@ def kernel_of(mask: Mask) -> str:
 def test_every_row_of_the_presets_reaches_the_platforms_kernel(platform, expected, monkeypatch):
     monkeypatch.setattr(attention_module, "platform", lambda: platform)
     rows = rows_of_presets()
-    assert len(rows) == 14
+    assert len(rows) == 12
     for mask in rows:
         without = platform == "gpu" and isinstance(mask, SharedPrompt)
         assert kernel_of(mask) == ("reference" if without else expected)

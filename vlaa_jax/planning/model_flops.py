@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
 _BACKWARD = 2  # products with the weights' and with the activations' gradient, for each forward one
 
@@ -21,7 +22,7 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
       sizes: of the policy.
     """
     rollout, section = config.rollout, config.updates
-    prompt, windows = max(rollout.prompt_buckets), max(rollout.window_buckets)
+    prompt, windows = longest_prompt(config), most_windows(config)
     new, group = rollout.new_tokens, rollout.group_size
     text, batch = sizes.text, min(rollout.batch, rollout.prompts)
     image = vision_flops(sizes.vision, windows)

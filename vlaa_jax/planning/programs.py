@@ -33,7 +33,7 @@ from vlaa_jax.rollout.sampler import (
 )
 from vlaa_jax.sharding import ROLLOUT, TRAINING, Rules, parameter_shardings, platform, row_shardings, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes, longest_update_row
+from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes, longest_prompt, longest_update_row, most_windows
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
@@ -152,11 +152,11 @@ class Planner:
                 self._waiting = ("reference",)
         weights = jax.eval_shape(functools.partial(sampling_weights, dtype=dtype), self._model)
         arrays["sampling weights"] = _lay_out(weights, ROLLOUT)
-        rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        rows = self._rows(rollout.prompts, longest_prompt(config), most_windows(config))
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
         arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
         if freeze:
-            slots = max(rollout.window_buckets) * self._slots_per_window
+            slots = most_windows(config) * self._slots_per_window
             arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
         samples = (rollout.prompts, rollout.group_size)
         each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
@@ -174,7 +174,7 @@ class Planner:
         self._groups = Groups(
             arrays["prompts"] if freeze else rows, arrays.get("features"), completions.tokens, completions.lengths
         )
-        length = longest_update_row(config, max(rollout.prompt_buckets))
+        length = longest_update_row(config, longest_prompt(config))
         self._take = functools.partial(take_groups, length=length, parts=self._counts.parts)
         chosen = jax.ShapeDtypeStruct((section.micro_batch,), jnp.int32)
         self._chosen = chosen
@@ -203,7 +203,7 @@ class Planner:
         yield self._compile("reshard", copy_outside_layers, self._model, dtype=dtype)[0]
         index = jax.ShapeDtypeStruct((), jnp.int32)
         yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
-        rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        rows = self._rows(self._counts.batch, longest_prompt(config), most_windows(config))
         vision, features = self._compile("vision", encode_images, weights, rows.vision)
         yield vision
         prompts = dataclasses.replace(rows, vision=None)

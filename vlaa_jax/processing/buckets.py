@@ -1,12 +1,14 @@
 """Sizes that programs are compiled for: few, and chosen so that little of what runs is padding."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 # Fewer buckets are taken where they cost no more than this: a program takes seconds to minutes to compile.
 _WORTH = 0.01
 
 
-def choose_buckets(sizes: np.ndarray, most: int, *, drawn: int, multiple: int) -> tuple[int, ...]:
+def choose_buckets(sizes: Sequence[int], most: int, *, drawn: int, multiple: int) -> tuple[int, ...]:
     """The buckets with the smallest expected size of a batch.
 
     A batch has one shape, the bucket of its largest record, so what counts is not how sizes are spread but how the

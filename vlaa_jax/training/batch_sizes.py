@@ -64,13 +64,23 @@ def grpo_sizes(config: ConfigDict, shards: int) -> GRPOSizes:
         f"groups that divide an update's {groups}, of which the {parts} row(s) each fill the {shards} parts of the "
         "mesh evenly (config.updates.row_completions splits a group over more rows)",
     )
-    longest = longest_update_row(config, max(rollout.prompt_buckets))
+    longest = longest_update_row(config, longest_prompt(config))
     if section.row_buckets and max(section.row_buckets) < longest:
         raise InputError(
             f"config.updates.row_buckets is {tuple(section.row_buckets)}: expected one of at least {longest}, for the "
             f"longest prompt and {in_row} completion(s) of config.rollout.new_tokens ({rollout.new_tokens})"
         )
     return GRPOSizes(samples // section.completions, groups, parts, min(rollout.batch, prompts))
+
+
+def longest_prompt(config: ConfigDict) -> int:
+    """Tokens of the longest prompt that a run takes."""
+    return max(config.rollout.prompt_buckets or (config.rollout.longest_prompt,))
+
+
+def most_windows(config: ConfigDict) -> int:
+    """Windows of the largest images that a run takes."""
+    return max(config.rollout.window_buckets or (config.rollout.most_windows,))
 
 
 def longest_update_row(config: ConfigDict, prompt: int) -> int:

@@ -47,6 +47,7 @@ AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
 _FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 # Seeds of the step's own permutations must differ from those of the data's epochs.
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
+_BUCKETS = ("prompt_buckets", "window_buckets", "row_buckets")  # among the numbers that a checkpoint keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +84,14 @@ class GRPOTask:
         require_scorer(verifiers, self.scorer)
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
-        self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
+        buckets = settings.rollout_buckets(config, self.index, drawn=config.rollout.prompts)
+        rows = row_buckets(config, self.index.prompt[self.index.good])
+        self.numbers: dict[str, Any] = {
+            "draws": 0,
+            "kl_coefficient": config.objective.kl_coefficient,
+            # They follow from data and config; kept so that a run goes on with those it began with.
+            **dict(zip(_BUCKETS, map(list, (*buckets, rows)), strict=True)),
+        }
         self.updates_per_step = self._counts.updates * config.updates.epochs
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
         self._reference = None
@@ -96,25 +104,27 @@ class GRPOTask:
         loss = functools.partial(group_loss, policy=self._policy, objective=self._objective)
         updates = config.steps * self.updates_per_step
         self.state, self._updater, self._schedule = settings.start_training(config, model, loss, updates)
-        self._generator = Generator(
-            sampling=settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes),
-            group=config.rollout.group_size,
-            new_tokens=config.rollout.new_tokens,
-            prompt_buckets=tuple(config.rollout.prompt_buckets),
-            window_buckets=tuple(config.rollout.window_buckets),
-            seed=config.seed,
-            stream=TRAINING,
-            batch=self._counts.batch,
-            frozen_vision=config.model.freeze_vision,
-        )
-        self._row_buckets = row_buckets(config, self.index.prompt[self.index.good])
-        self.programs = self._count_programs()
 
     @property
     def model(self) -> Qwen2_5_VL:
         return self.state.model
 
     def begin(self) -> None:
+        config = self.config
+        if distributed.is_first():
+            chosen = (f"{name.replace('_', ' ')} {', '.join(map(str, self.numbers[name]))}" for name in _BUCKETS)
+            print("; ".join(chosen), flush=True)
+        self._generator = Generator(
+            sampling=settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes),
+            group=config.rollout.group_size,
+            new_tokens=config.rollout.new_tokens,
+            prompt_buckets=tuple(self.numbers["prompt_buckets"]),
+            window_buckets=tuple(self.numbers["window_buckets"]),
+            seed=config.seed,
+            stream=TRAINING,
+            batch=self._counts.batch,
+            frozen_vision=config.model.freeze_vision,
+        )
         self._data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
         self._own_rows = own_rows(self.config.rollout.prompts)
         self._batches = self._data.batches(self.config.rollout.prompts, self.numbers["draws"], self._own_rows)
@@ -154,6 +164,8 @@ class GRPOTask:
         self.numbers["draws"] += len(draws)
         metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
         metrics["epoch"] = self.numbers["draws"] / len(self._data)
+        metrics["rollout/padding_share"] = 1 - float(prompt_lengths.mean()) / shape[0]
+        metrics["rollout/window_padding_share"] = 1 - float(self.index.windows[places].mean()) / shape[1]
         self._control_kl(metrics, rewards.size)
         samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
         counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
@@ -165,13 +177,15 @@ class GRPOTask:
         pictures = {record.id: record.images[0] for record in shown if record.images}
         return StepReport(metrics, samples, counts, bad, pictures)
 
-    def _count_programs(self) -> int:
+    @property
+    def programs(self) -> int:
         """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
-        rollout, good = self.config.rollout, self.index.good
-        prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
-        windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
+        prompts, windows, rows = (self.numbers[name] for name in _BUCKETS)
+        good = self.index.good
+        prompts = buckets_in_use(self.index.prompt[good], prompts, "a prompt's length")
+        windows = buckets_in_use(self.index.windows[good], windows, "a prompt's window count")
         passes = 1 if self._reference is None else 2
-        return len(windows) * (len(prompts) + passes * len(self._row_buckets))
+        return len(windows) * (len(prompts) + passes * len(rows))
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
@@ -228,7 +242,7 @@ class GRPOTask:
         """Groups in rows of the smallest bucket that holds their prompts (`[B]` tokens) and completions."""
         parts = self._counts.parts
         rows = lengths[chosen].reshape(len(chosen) * parts, -1)
-        length = row_bucket(np.repeat(prompts[chosen], parts), rows, self._row_buckets)
+        length = row_bucket(np.repeat(prompts[chosen], parts), rows, self.numbers["row_buckets"])
         return take_groups(groups, scored, jnp.asarray(chosen), length=length, parts=parts)
 
     def _update(

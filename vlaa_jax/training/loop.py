@@ -274,6 +274,7 @@ class _Evaluation:
         if not config.data.evaluation:
             return
         self.source, index = settings.open_records(config, "evaluation", task.encoder)
+        self._buckets = settings.rollout_buckets(config, index, drawn=1)  # batches are of records of like size
         scorer = getattr(task, "scorer", None)
         pool = getattr(task, "pool", None)
 
@@ -326,8 +327,8 @@ class _Evaluation:
             sampling=settings.sampling(config, task.encoder.tokenizer.end_tokens, task.model.config, greedy=greedy),
             group=1 if greedy else config.evaluation.samples,
             new_tokens=config.rollout.new_tokens,
-            prompt_buckets=tuple(config.rollout.prompt_buckets),
-            window_buckets=tuple(config.rollout.window_buckets),
+            prompt_buckets=self._buckets[0],
+            window_buckets=self._buckets[1],
             seed=config.seed,
             stream=EVALUATION,
         )
