@@ -219,7 +219,14 @@ def meet(mesh: Mesh) -> None:
 
 def move(tree: Tree, memory: str) -> Tree:
     """Puts arrays into a kind of memory, `device` or `pinned_host`, laid out as they are."""
-    return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind(memory), tree))
+
+    def put(leaf: jax.Array) -> jax.Array:
+        # One that is there stays what it is: put again it would be bound to its device, and a program that reads it
+        # would be another one.
+        there = leaf.sharding.memory_kind == memory
+        return leaf if there else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
+
+    return jax.tree.map(put, tree)
 
 
 def chunks_of_rows(count: int, size: int) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ _HELP = {
     "moments": "config.optimizer.first_moment_dtype=bfloat16, config.optimizer.memory=pinned_host, or more chips",
     "reference": "config.objective.kl_placement=none, config.model.reference_memory=pinned_host, or more chips",
     "sampling weights": "config.mesh.tensor",
-    "patches": "config.rollout.batch, config.rollout.window_buckets or config.data.max_pixels",
+    "patches": "config.rollout.batch, config.rollout.most_windows or config.data.max_pixels",
     "prompts": "config.rollout.prompts",
     "features": "config.rollout.prompts or config.data.max_pixels",
     "caches": "config.rollout.batch",

@@ -28,6 +28,7 @@ from vlaa_jax.rollout.random_bits import TRAINING
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
+from vlaa_jax.training.ahead import Program
 from vlaa_jax.training.batch_sizes import grpo_sizes, row_buckets
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import (
@@ -38,6 +39,7 @@ from vlaa_jax.training.grpo import (
     reference_weights,
     take_groups,
 )
+from vlaa_jax.training.grpo_programs import grpo_programs
 from vlaa_jax.training.run_folder import trace_fields
 from vlaa_jax.training.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
@@ -138,7 +140,6 @@ class GRPOTask:
             drawn = distributed.together(lambda: next(self._batches))
         with clock.phase("rollout"):
             shape = self._generator.shape(prompt_lengths, self.index.windows[places])
-            clock.program(f"rollout of {shape[0]} + {config.rollout.new_tokens} tokens, {shape[1]} windows")
             weights = sampling_weights(self.model, settings.compute_dtype(config))
             rollout = self._generator(weights, [d.prompt for d in drawn], draws, shape, check_stop)
             del weights
@@ -177,15 +178,22 @@ class GRPOTask:
         pictures = {record.id: record.images[0] for record in shown if record.images}
         return StepReport(metrics, samples, counts, bad, pictures)
 
-    @property
-    def programs(self) -> int:
-        """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
-        prompts, windows, rows = (self.numbers[name] for name in _BUCKETS)
-        good = self.index.good
-        prompts = buckets_in_use(self.index.prompt[good], prompts, "a prompt's length")
-        windows = buckets_in_use(self.index.windows[good], windows, "a prompt's window count")
-        passes = 1 if self._reference is None else 2
-        return len(windows) * (len(prompts) + passes * len(rows))
+    def programs(self) -> list[Program]:
+        sizes = (self.index.prompt, self.index.windows)
+        used = {
+            name: buckets_in_use(of[self.index.good], self.numbers[name], name)
+            for name, of in zip(_BUCKETS[:2], sizes, strict=True)
+        }
+        return grpo_programs(
+            self.config,
+            self._counts,
+            used | {"row_buckets": self.numbers["row_buckets"]},
+            self.encoder.no_prompt,
+            self.state,
+            self._reference,
+            self._updater,
+            self._generator.sampling,
+        )
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
@@ -231,9 +239,8 @@ class GRPOTask:
         )
         return groups, scored
 
-    def _refer(self, reference: Qwen2_5_VL, part: SharedRows, scored: Scored, clock: Clock) -> Scored:
+    def _refer(self, reference: Qwen2_5_VL, part: SharedRows, scored: Scored) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""
-        clock.program(_named("reference", part))
         return dataclasses.replace(scored, reference=group_log_probabilities(reference, part, policy=self._policy))
 
     def _take(
@@ -272,14 +279,13 @@ class GRPOTask:
                 if self._reference is not None:
                     with clock.phase("reference"):
                         reference = move(self._reference, "device")  # nothing moves where it is there already
-                        parts = [(part, self._refer(reference, part, of, clock)) for part, of in parts]
+                        parts = [(part, self._refer(reference, part, of)) for part, of in parts]
                         jax.block_until_ready(parts)
                         del reference
                 with clock.phase("update"):
                     denominator = loss_denominator(scored.mask[jnp.asarray(chosen)], self._objective)
                     total = None
                     for part, part_scored in parts:
-                        clock.program(_named("update", part))
                         batch = (part, part_scored, kl_coefficient)
                         total = (
                             self._updater.first(self.state, batch)
@@ -392,10 +398,3 @@ def micro_batches(chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, 
     """
     ordered = chosen[np.argsort(prompts[chosen] + lengths[chosen].sum(axis=1), kind="stable")]
     return [ordered[at : at + size] for at in range(0, len(ordered), size)]
-
-
-def _named(what: str, part: SharedRows) -> str:
-    """A program and its sizes, for `Clock.program`."""
-    images = part.rows.vision.frames.shape[1] if part.features is None else part.features.shape[1]
-    unit = "windows" if part.features is None else "image tokens"
-    return f"{what} of {part.rows.tokens.shape[1]} tokens, {images} {unit}"

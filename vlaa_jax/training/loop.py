@@ -22,6 +22,7 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
+from vlaa_jax.training.ahead import compile_ahead
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.progress import Progress
@@ -151,7 +152,7 @@ class _Loop:
         self._done = start
         self._reward: float | None = None  # held-out, after the last step done
         self._compiled = CompileCounter()
-        self._clock = Clock(task.programs, progress.say)
+        self._clock = Clock()
 
     def run(self) -> None:
         """All steps that are left, and what comes before and after them.
@@ -171,6 +172,7 @@ class _Loop:
             distributed.on_first(lambda: folder.write_metrics(0, before))
         if self._done < task.steps:
             task.begin()
+            compile_ahead(task.programs(), self._progress.say, self._stop.check)
         # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
         self._began = time.perf_counter()
         for number in range(self._done + 1, task.steps + 1):

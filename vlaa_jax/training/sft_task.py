@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
@@ -10,9 +11,11 @@ from vlaa_jax import distributed
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.sft import sft_loss_denominator
+from vlaa_jax.processing.batches import Targets
 from vlaa_jax.processing.index import usable
 from vlaa_jax.sharding import own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
+from vlaa_jax.training.ahead import Program, prompt_rows, rows_of, step_program, update_program
 from vlaa_jax.training.batch_sizes import check_sft_sizes
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.sft_data import PackedShape, SFTData
@@ -43,7 +46,6 @@ class SFTTask:
         self.steps = config.steps or config.epochs * self._data.updates_per_epoch
         self.numbers: dict[str, float] = {"recent_losses": []}
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
-        self.programs = 1
 
     @property
     def model(self) -> Qwen2_5_VL:
@@ -52,12 +54,18 @@ class SFTTask:
     def begin(self) -> None:
         self._updates = self._data.updates(int(self.numbers.get("step", 0)))
 
+    def programs(self) -> list[Program]:
+        section = self.config.updates
+        rows = prompt_rows(self.encoder.no_prompt, section.rows, section.row_tokens, section.row_windows)
+        target = jax.ShapeDtypeStruct((section.rows, section.row_targets), jnp.int32)
+        batch = (rows, rows_of(Targets(target, target, target)))
+        sizes = f"of {section.rows} rows of {section.row_tokens} tokens"
+        return [update_program(self._updater, self.state, batch, sizes), step_program(self._updater, self.state, batch)]
+
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         with clock.phase("data"):
             update = distributed.together(lambda: next(self._updates))
-        section = self.config.updates
         with clock.phase("update"):
-            clock.program(f"update of {section.rows} rows of {section.row_tokens} tokens")
             total = None
             denominator = jnp.float32(0)
             for batch in map(place_rows, update.micro_batches):
