@@ -148,10 +148,11 @@ def row_shardings(tree: Tree, mesh: Mesh) -> Tree:
 def _row_spec(path: tuple, dimensions: int) -> P:
     if dimensions == 0:
         return P()
-    return P(*(None,) * _row_axis(path), ROWS)
+    return P(*(None,) * row_axis(path), ROWS)
 
 
-def _row_axis(path: tuple) -> int:
+def row_axis(path: tuple) -> int:
+    """Which axis of an array of a batch counts its rows."""
     return 1 if jax.tree_util.keystr(path[-1:], simple=True) == "positions" else 0
 
 
@@ -219,7 +220,14 @@ def meet(mesh: Mesh) -> None:
 
 def move(tree: Tree, memory: str) -> Tree:
     """Puts arrays into a kind of memory, `device` or `pinned_host`, laid out as they are."""
-    return jax.device_put(tree, jax.tree.map(lambda leaf: leaf.sharding.with_memory_kind(memory), tree))
+
+    def put(leaf: jax.Array) -> jax.Array:
+        # One that is there stays what it is: put again it would be bound to its device, and a program that reads it
+        # would be another one.
+        there = leaf.sharding.memory_kind == memory
+        return leaf if there else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
+
+    return jax.tree.map(put, tree)
 
 
 def chunks_of_rows(count: int, size: int) -> list[np.ndarray]:
@@ -242,7 +250,7 @@ def join_rows(chunks: Sequence[Tree]) -> Tree:
     outputs = row_specs(chunks[0])
 
     def join(*parts: Tree) -> Tree:
-        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, _row_axis(path)), *parts)
+        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, row_axis(path)), *parts)
 
     return over_rows(join, (outputs,) * len(chunks), outputs, split_weights=False)(*chunks)
 
@@ -298,7 +306,7 @@ def row_specs(tree: Tree) -> Tree:
 
 def take_rows(tree: Tree, places: jax.Array) -> Tree:
     """Some rows of a batch; inside `over_rows`, of a chip's own."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.take(leaf, places, _row_axis(path)), tree)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.take(leaf, places, row_axis(path)), tree)
 
 
 def gather(weights: Tree, dtype: jax.typing.DTypeLike, path: str) -> Tree:

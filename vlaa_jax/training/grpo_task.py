@@ -13,22 +13,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
+from vlaa_jax.ahead import Program
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
-from vlaa_jax.processing.batches import bucket, buckets_in_use
+from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.prompt_data import Drawn, PromptData
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import Request, Trace, accuracy, load_scorer, require_scorer, score_many
 from vlaa_jax.rewards.math_pool import MathPool
-from vlaa_jax.rollout.generate import Generator, Rollout
-from vlaa_jax.rollout.random_bits import TRAINING
+from vlaa_jax.rollout.generate import Rollout
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import fetch_all, fetch_rows, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import grpo_sizes
+from vlaa_jax.training.batch_sizes import grpo_sizes, row_buckets
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import (
     Groups,
@@ -38,7 +38,9 @@ from vlaa_jax.training.grpo import (
     reference_weights,
     take_groups,
 )
+from vlaa_jax.training.grpo_programs import grpo_programs
 from vlaa_jax.training.run_folder import trace_fields
+from vlaa_jax.training.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 
 # Phrases whose share VLAA-Thinking counts (section 4.4, figure 7).
@@ -46,6 +48,7 @@ AHA_PHRASES = ("alternatively", "double-check", "i should check", "wait")
 _FIRST_STEP = re.compile(r"^\s*Step 1:", re.MULTILINE)
 # Seeds of the step's own permutations must differ from those of the data's epochs.
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
+_BUCKETS = ("prompt_buckets", "window_buckets", "row_buckets")  # among the numbers that a checkpoint keeps
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +85,14 @@ class GRPOTask:
         require_scorer(verifiers, self.scorer)
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
-        self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
+        buckets = settings.rollout_buckets(config, self.index, drawn=config.rollout.prompts)
+        rows = row_buckets(config, self.index.prompt[self.index.good])
+        self.numbers: dict[str, Any] = {
+            "draws": 0,
+            "kl_coefficient": config.objective.kl_coefficient,
+            # They follow from data and config; kept so that a run goes on with those it began with.
+            **dict(zip(_BUCKETS, map(list, (*buckets, rows)), strict=True)),
+        }
         self.updates_per_step = self._counts.updates * config.updates.epochs
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
         self._reference = None
@@ -95,24 +105,19 @@ class GRPOTask:
         loss = functools.partial(group_loss, policy=self._policy, objective=self._objective)
         updates = config.steps * self.updates_per_step
         self.state, self._updater, self._schedule = settings.start_training(config, model, loss, updates)
-        self._generator = Generator(
-            sampling=settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes),
-            group=config.rollout.group_size,
-            new_tokens=config.rollout.new_tokens,
-            prompt_buckets=tuple(config.rollout.prompt_buckets),
-            window_buckets=tuple(config.rollout.window_buckets),
-            seed=config.seed,
-            stream=TRAINING,
-            batch=self._counts.batch,
-            frozen_vision=config.model.freeze_vision,
-        )
-        self.programs = self._count_programs()
 
     @property
     def model(self) -> Qwen2_5_VL:
         return self.state.model
 
     def begin(self) -> None:
+        config = self.config
+        if distributed.is_first():
+            chosen = (f"{name.replace('_', ' ')} {', '.join(map(str, self.numbers[name]))}" for name in _BUCKETS)
+            print("; ".join(chosen), flush=True)
+        sampling = settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes)
+        buckets = self.numbers["prompt_buckets"], self.numbers["window_buckets"]
+        self._generator = settings.generator(config, sampling, self._counts.batch, buckets)
         self._data = PromptData(self.source, self.index, self.encoder, seed=self.config.seed)
         self._own_rows = own_rows(self.config.rollout.prompts)
         self._batches = self._data.batches(self.config.rollout.prompts, self.numbers["draws"], self._own_rows)
@@ -126,7 +131,6 @@ class GRPOTask:
             drawn = distributed.together(lambda: next(self._batches))
         with clock.phase("rollout"):
             shape = self._generator.shape(prompt_lengths, self.index.windows[places])
-            clock.program(f"rollout of {shape[0]} + {config.rollout.new_tokens} tokens, {shape[1]} windows")
             weights = sampling_weights(self.model, settings.compute_dtype(config))
             rollout = self._generator(weights, [d.prompt for d in drawn], draws, shape, check_stop)
             del weights
@@ -153,6 +157,8 @@ class GRPOTask:
         metrics = self._metrics(judged, rewards, lengths, ended) | outcome["metrics"]
         metrics["rollout/wasted_row_steps"] = rollout.wasted_row_steps
         metrics["epoch"] = self.numbers["draws"] / len(self._data)
+        metrics["rollout/padding_share"] = 1 - float(prompt_lengths.mean()) / shape[0]
+        metrics["rollout/window_padding_share"] = 1 - float(self.index.windows[places].mean()) / shape[1]
         self._control_kl(metrics, rewards.size)
         samples = self._sample_rows(judged, fetch_all(scored.advantages), lengths, ended)
         counts = {"rollout": int(lengths.sum()), "update": outcome["tokens"]}
@@ -164,14 +170,22 @@ class GRPOTask:
         pictures = {record.id: record.images[0] for record in shown if record.images}
         return StepReport(metrics, samples, counts, bad, pictures)
 
-    def _count_programs(self) -> int:
-        """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
-        rollout, good = self.config.rollout, self.index.good
-        prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
-        windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
-        completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
-        passes = 1 if self._reference is None else 2
-        return len(prompts) * len(windows) * (1 + passes * len(completions))
+    def programs(self) -> list[Program]:
+        sizes = (self.index.prompt, self.index.windows)
+        used = {
+            name: buckets_in_use(of[self.index.good], self.numbers[name], name)
+            for name, of in zip(_BUCKETS[:2], sizes, strict=True)
+        }
+        return grpo_programs(
+            self.config,
+            self._counts,
+            dataclasses.replace(self._generator, **used),
+            self.numbers["row_buckets"],
+            self.encoder.no_prompt,
+            self.state,
+            self._reference,
+            self._updater,
+        )
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
@@ -217,32 +231,18 @@ class GRPOTask:
         )
         return groups, scored
 
-    def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
+    def _refer(self, reference: Qwen2_5_VL, part: SharedRows, scored: Scored) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""
-        clock.program(_named("reference", part))
         return dataclasses.replace(scored, reference=group_log_probabilities(reference, part, policy=self._policy))
-
-    def _micro_batches(self, chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Groups of an update in micro-batches; sorted by length, so that few share a large bucket with small ones."""
-        size = self.config.updates.micro_batch
-        ordered = chosen[np.argsort(lengths[chosen].max(axis=1), kind="stable")]
-        return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
     def _take(
         self, groups: Groups, scored: Scored, chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
-    ) -> tuple[Groups, Scored]:
-        """Groups cut to the smallest buckets that hold their prompts (`[B]` tokens) and completions."""
-        prompt_length = bucket(int(prompts[chosen].max()), self.config.rollout.prompt_buckets, "a prompt's length")
-        longest = int(lengths[chosen].max())
-        length = bucket(longest, self.config.updates.completion_buckets, "a completion's length")
-        return take_groups(
-            groups,
-            scored,
-            jnp.asarray(chosen),
-            prompt_length=prompt_length,
-            completion_length=min(length, groups.tokens.shape[-1]),
-            parts=self._counts.parts,
-        )
+    ) -> tuple[SharedRows, Scored]:
+        """Groups in rows of the smallest bucket that holds their prompts (`[B]` tokens) and completions."""
+        parts = self._counts.parts
+        rows = lengths[chosen].reshape(len(chosen) * parts, -1)
+        length = row_bucket(np.repeat(prompts[chosen], parts), rows, self.numbers["row_buckets"])
+        return take_groups(groups, scored, jnp.asarray(chosen), length=length, parts=parts)
 
     def _update(
         self,
@@ -266,26 +266,25 @@ class GRPOTask:
                 chosen = order[at : at + per_update]
                 parts = [
                     self._take(groups, scored, places, prompts, lengths)
-                    for places in self._micro_batches(chosen, lengths)
+                    for places in micro_batches(chosen, prompts, lengths, section.micro_batch)
                 ]
                 if self._reference is not None:
                     with clock.phase("reference"):
                         reference = move(self._reference, "device")  # nothing moves where it is there already
-                        parts = [(part, self._refer(reference, part, of, clock)) for part, of in parts]
+                        parts = [(part, self._refer(reference, part, of)) for part, of in parts]
                         jax.block_until_ready(parts)
                         del reference
                 with clock.phase("update"):
                     denominator = loss_denominator(scored.mask[jnp.asarray(chosen)], self._objective)
                     total = None
                     for part, part_scored in parts:
-                        clock.program(_named("update", part))
                         batch = (part, part_scored, kl_coefficient)
                         total = (
                             self._updater.first(self.state, batch)
                             if total is None
                             else self._updater.add(self.state, total, batch)
                         )
-                        tokens += part.prompts.tokens.size + part.tokens.size
+                        tokens += part.rows.tokens.size
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
@@ -380,8 +379,14 @@ class GRPOTask:
         ]
 
 
-def _named(what: str, groups: Groups) -> str:
-    """A program and its sizes, for `Clock.program`."""
-    images = groups.prompts.vision.frames.shape[1] if groups.features is None else groups.features.shape[1]
-    unit = "windows" if groups.features is None else "image tokens"
-    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {images} {unit}"
+def micro_batches(chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of an update in micro-batches of `size`, sorted by tokens: few share a long row with short ones.
+
+    Args:
+      chosen: places of the groups.
+      prompts: `[B]` tokens.
+      lengths: `[B, G]` tokens.
+      size: groups of a micro-batch.
+    """
+    ordered = chosen[np.argsort(prompts[chosen] + lengths[chosen].sum(axis=1), kind="stable")]
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
