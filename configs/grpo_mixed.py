@@ -68,15 +68,19 @@ def _recipe() -> ConfigDict:
     config.rollout.top_k = 0  # no truncation: not stated in the paper
     config.rollout.top_p = 1.0
     config.rollout.new_tokens = 1024  # not stated in the paper
-    config.rollout.prompt_buckets = (512, 1024, 1536, 2048)  # tokens
-    config.rollout.window_buckets = (20, 40, 80, 100)
+    config.rollout.longest_prompt = 2048  # tokens; longer ones are skipped
+    config.rollout.most_windows = 100  # of a prompt's images; prompts with more are skipped
+    config.rollout.prompt_buckets = ()  # tokens; empty: chosen from the data
+    config.rollout.window_buckets = ()
+    config.rollout.most_buckets = 2  # of each, where they are chosen: programs are compiled for every pair
 
     config.updates = ConfigDict()
     config.updates.completions = 256  # 8 updates a step
     config.updates.epochs = 1
     config.updates.micro_batch = 16  # groups
     config.updates.row_completions = 0  # of a group, in one row behind the prompt; 0: all
-    config.updates.completion_buckets = (256, 512, 1024)  # tokens
+    config.updates.row_buckets = ()  # tokens of a row; empty: a ladder from the shortest to the longest
+    config.updates.most_row_buckets = 12  # of that ladder
 
     config.objective = ConfigDict()
     config.objective.clip_low = 0.2  # not stated in the paper
@@ -146,11 +150,11 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.group_size = 8
     config.rollout.temperature = 1.0
     config.rollout.new_tokens = 192
-    config.rollout.prompt_buckets = (128, 160, 208, 256)
-    config.rollout.window_buckets = (12, 24, 32)
+    config.rollout.longest_prompt = 256
+    config.rollout.most_windows = 32
     config.updates.completions = 256
     config.updates.micro_batch = 8
-    config.updates.completion_buckets = (32, 64, 96, 128, 192)
+    config.updates.most_row_buckets = 6
     # Adam makes full steps of pure noise too: without this pull the style of answering drifts under shuffled rewards.
     config.objective.kl_coefficient = 0.05
     config.objective.kl_target = 0.0

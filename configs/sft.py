@@ -82,8 +82,11 @@ def _recipe() -> ConfigDict:
     config.rollout.top_k = 0
     config.rollout.top_p = 1.0
     config.rollout.new_tokens = 1024
-    config.rollout.prompt_buckets = (512, 1024, 1536, 2048)
-    config.rollout.window_buckets = (20, 40, 80, 100)
+    config.rollout.longest_prompt = 2048  # tokens; longer ones are skipped
+    config.rollout.most_windows = 100  # of a prompt's images; prompts with more are skipped
+    config.rollout.prompt_buckets = ()  # tokens; empty: chosen from the data
+    config.rollout.window_buckets = ()
+    config.rollout.most_buckets = 2  # of each, where they are chosen: programs are compiled for every pair
 
     config.rewards = ConfigDict()
     config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
@@ -124,8 +127,8 @@ def _demo(config: ConfigDict) -> None:
     config.optimizer.beta2 = 0.98
     config.rollout.temperature = 1.0
     config.rollout.new_tokens = 192
-    config.rollout.prompt_buckets = (128, 160, 208, 256)
-    config.rollout.window_buckets = (12, 24, 32)
+    config.rollout.longest_prompt = 256
+    config.rollout.most_windows = 32
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 300
     config.evaluation.records = 260

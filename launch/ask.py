@@ -58,7 +58,7 @@ def main() -> None:
     from ml_collections import ConfigDict
 
     from data_prep.digit_scenes import demo
-    from vlaa_jax.evaluation.compare import size_buckets
+    from vlaa_jax.processing.buckets import choose_buckets
     from vlaa_jax.processing.records import RecordSource
     from vlaa_jax.rewards import load_scorer, trace
     from vlaa_jax.training import saved_policy, settings
@@ -89,8 +89,8 @@ def main() -> None:
         group=options.samples,
         temperature=temperature,
         new_tokens=options.new_tokens,
-        prompt_buckets=size_buckets([len(prompt.tokens)], 32),
-        window_buckets=size_buckets([len(prompt.vision.frames)], 4),
+        prompt_buckets=choose_buckets([len(prompt.tokens)], 1, drawn=1, multiple=32),
+        window_buckets=choose_buckets([len(prompt.vision.frames)], 1, drawn=1, multiple=4),
         seed=seed,
     )
     print(f"policy:   {policy.name}")

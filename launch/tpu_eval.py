@@ -56,9 +56,10 @@ def main() -> None:
     from ml_collections import ConfigDict
 
     from data_prep.digit_scenes import demo
-    from vlaa_jax.evaluation.compare import compare, size_buckets, tables, to_json
+    from vlaa_jax.evaluation.compare import compare, tables, to_json
     from vlaa_jax.evaluation.evaluate import Evaluator
     from vlaa_jax.evaluation.tables import text_table
+    from vlaa_jax.processing.buckets import choose_buckets
     from vlaa_jax.processing.index import build_index, count_by_verifier
     from vlaa_jax.processing.records import RecordSource
     from vlaa_jax.rewards import check_gold, load_scorer
@@ -109,8 +110,9 @@ def main() -> None:
             group=samples,
             temperature=0 if mode == "greedy" else options.temperature,
             new_tokens=options.new_tokens,
-            prompt_buckets=size_buckets(index.prompt[index.good], 32),
-            window_buckets=size_buckets(index.windows[index.good], 4),
+            # Records are sorted by size, so few buckets mean few programs and little padding.
+            prompt_buckets=choose_buckets(index.prompt[index.good], 3, drawn=1, multiple=32),
+            window_buckets=choose_buckets(index.windows[index.good], 3, drawn=1, multiple=4),
             seed=options.seed,
         )
         results = evaluator(weights, generator, mode)

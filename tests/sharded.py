@@ -18,7 +18,8 @@ from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
 from vlaa_jax.objectives.grpo import GRPOObjective
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.sharding import TRAINING, make_mesh, over_rows, parameter_shardings, place_rows, row_specs
-from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss
+from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss, take_groups
+from vlaa_jax.training.shared_prompt import SharedRows
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 
@@ -34,7 +35,7 @@ SIZES = dataclasses.replace(
 )
 
 
-def batch() -> tuple[Groups, Scored, jax.Array]:
+def batch() -> tuple[SharedRows, Scored, jax.Array]:
     """Four prompts, some with images, two completions each; unequal lengths."""
     generator = np.random.default_rng(0)
     prompts = [tiny.prompt(generator, parts) for parts in ([(1, 4, 6), 5], [9, (1, 2, 4)], [2, (1, 4, 4), 3], [6])]
@@ -45,7 +46,7 @@ def batch() -> tuple[Groups, Scored, jax.Array]:
     groups = Groups(pad_prompts(prompts, 16, 5), None, tokens, lengths.astype(np.int32))
     advantages = generator.standard_normal(shape[:2]).astype(np.float32)
     scored = Scored(near(), near(), advantages, np.arange(C) < lengths[..., None], None)
-    return groups, scored, np.float32(0.05)
+    return *take_groups(groups, scored, np.arange(4), length=32), np.float32(0.05)
 
 
 def gradients(weights: Qwen2_5_VL) -> dict[str, np.ndarray]:
@@ -63,7 +64,8 @@ def kernel_gradients() -> dict[str, np.ndarray]:
     """Gradients of the queries, keys and values through the interpreted TPU kernel."""
     generator = np.random.default_rng(1)
     arrays = [generator.standard_normal((4, 256, heads, 16)).astype(np.float32) for heads in (4, 2, 2)]
-    mask = SharedPrompt(jnp.asarray(np.arange(4)[:, None] * 9 + np.arange(256) < 250), 128, 64)
+    part = 1 + np.searchsorted([100, 164], np.arange(256), side="right")
+    mask = SharedPrompt(jnp.asarray(np.where(np.arange(4)[:, None] * 9 + np.arange(256) < 250, part, 0)))
 
     def of_own_rows(*arguments):
         attend = lambda q, k, v: jnp.sin(splash_attention(q, k, v, arguments[3], interpret=True)).sum()  # noqa: E731

@@ -109,7 +109,7 @@ GRPO = {
     "rollout.window_buckets": (8,),
     "updates.completions": 4,
     "updates.micro_batch": 1,
-    "updates.completion_buckets": (6,),
+    "updates.row_buckets": (448,),
     "model.remat": "none",
     "optimizer.learning_rate": 1e-2,
     "objective.kl_target": 1e-3,

@@ -148,10 +148,11 @@ def row_shardings(tree: Tree, mesh: Mesh) -> Tree:
 def _row_spec(path: tuple, dimensions: int) -> P:
     if dimensions == 0:
         return P()
-    return P(*(None,) * _row_axis(path), ROWS)
+    return P(*(None,) * row_axis(path), ROWS)
 
 
-def _row_axis(path: tuple) -> int:
+def row_axis(path: tuple) -> int:
+    """Which axis of an array of a batch counts its rows."""
     return 1 if jax.tree_util.keystr(path[-1:], simple=True) == "positions" else 0
 
 
@@ -227,13 +228,10 @@ def move(tree: Tree, memory: str) -> Tree:
     """Puts arrays into a kind of memory, `device` or `pinned_host`, laid out as they are."""
 
     def put(leaf: jax.Array) -> jax.Array:
-        # What is there already stays as it is: a put would bind it to its chip, and every program that it or its
-        # results reach would be compiled once more for bound arguments.
-        return (
-            leaf
-            if leaf.sharding.memory_kind == memory
-            else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
-        )
+        # One that is there stays what it is: put again it would be bound to its device, and a program that reads it
+        # would be another one.
+        there = leaf.sharding.memory_kind == memory
+        return leaf if there else jax.device_put(leaf, leaf.sharding.with_memory_kind(memory))
 
     return jax.tree.map(put, tree)
 
@@ -258,7 +256,7 @@ def join_rows(chunks: Sequence[Tree]) -> Tree:
     outputs = row_specs(chunks[0])
 
     def join(*parts: Tree) -> Tree:
-        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, _row_axis(path)), *parts)
+        return jax.tree_util.tree_map_with_path(lambda path, *leaves: jnp.concatenate(leaves, row_axis(path)), *parts)
 
     return over_rows(join, (outputs,) * len(chunks), outputs, split_weights=False)(*chunks)
 
@@ -274,7 +272,7 @@ def replace_rows(batch: Tree, other: Tree, source: jax.Array) -> Tree:
     """
 
     def replace(path: tuple, old: jax.Array, new: jax.Array) -> jax.Array:
-        axis = _row_axis(path)
+        axis = row_axis(path)
         stays = jnp.expand_dims(source < 0, [i for i in range(old.ndim) if i != axis])
         return jnp.where(stays, old, jnp.take(new, source, axis=axis))
 
@@ -332,7 +330,7 @@ def row_specs(tree: Tree) -> Tree:
 
 def take_rows(tree: Tree, places: jax.Array) -> Tree:
     """Some rows of a batch; inside `over_rows`, of a chip's own."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.take(leaf, places, _row_axis(path)), tree)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: jnp.take(leaf, places, row_axis(path)), tree)
 
 
 def gather(weights: Tree, dtype: jax.typing.DTypeLike, path: str) -> Tree:

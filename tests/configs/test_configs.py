@@ -187,8 +187,6 @@ def test_the_sections_make_an_objective(preset):
     objective = settings.objective(config)
     assert objective.kl_placement == config.objective.kl_placement
     assert objective.clip_high == config.objective.clip_high
-    largest = max(config.updates.completion_buckets)
-    assert largest >= config.rollout.new_tokens
 
 
 @pytest.mark.parametrize("module", [grpo_mixed, sft])

@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from vlaa_jax.evaluation.compare import best_of, compare, size_buckets, tables, to_json
+from vlaa_jax.evaluation.compare import best_of, compare, tables, to_json
 from vlaa_jax.evaluation.evaluate import Answer, Result
 from vlaa_jax.evaluation.tables import text_table
 from vlaa_jax.processing.records import Record
@@ -80,17 +78,3 @@ def test_records_without_a_kind_have_one_table():
 @pytest.mark.quick
 def test_best_of_takes_the_best_sample_of_each_record():
     np.testing.assert_array_equal(best_of(np.asarray([[0.1, 0.7], [0.4, 0.2]])), [0.7, 0.4])
-
-
-@pytest.mark.quick
-def test_buckets_hold_half_nine_tenths_and_all():
-    assert size_buckets([30] * 5 + [100] * 4 + [500], 32) == (32, 128, 512)
-    assert size_buckets([0], 4) == (4,)
-
-
-@given(st.lists(st.integers(0, 5000), min_size=1, max_size=60), st.sampled_from([4, 32]))
-def test_the_largest_bucket_holds_everything_and_wastes_less_than_a_multiple(sizes, multiple):
-    buckets = size_buckets(sizes, multiple)
-    assert len(buckets) <= 3
-    assert all(size % multiple == 0 for size in buckets)
-    assert max(sizes) <= buckets[-1] < max(sizes) + 2 * multiple

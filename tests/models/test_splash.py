@@ -28,12 +28,13 @@ def packed(*rows: list[int]) -> np.ndarray:
     return np.stack([np.repeat([*range(1, len(row)), 0], row) for row in rows])
 
 
-def shared_row(prompt: int, completion: int, *rows: tuple[int, list[int]]) -> np.ndarray:
-    """Which tokens are real: of the prompt so many, of each completion so many."""
-    real = lambda used, size: np.arange(size) < used  # noqa: E731
-    return np.stack(
-        [np.concatenate([real(used, prompt), *(real(length, completion) for length in own)]) for used, own in rows]
-    )
+def shared_row(length: int, *rows: list[tuple[int, int]]) -> np.ndarray:
+    """Segments of rows whose prompt and completions begin and end at these places."""
+    out = np.zeros((len(rows), length), np.int32)
+    for row, spans in zip(out, rows, strict=True):
+        for segment, (start, stop) in enumerate(spans, 1):
+            row[start:stop] = segment
+    return out
 
 
 def test_causal_of_packed_segments(small_blocks):
@@ -49,13 +50,30 @@ def test_whole_segments_of_the_vision_towers_head_width(small_blocks):
     assert_agrees(interpreted, draw(1, 448, heads=2, shared=2, width=80), mask, segments[None] > 0)
 
 
-@pytest.mark.parametrize("prompt, group, completion", [(200, 3, 64), (37, 2, 128)])
-def test_shared_prompt(prompt, group, completion, small_blocks):
-    assert splash._block(("shared", prompt, completion), prompt + group * completion) == 128
-    lengths = ([completion, 1, 17][:group], [3, completion, 0][:group])
-    real = shared_row(prompt, completion, (prompt, lengths[0]), (prompt - 30, lengths[1]))
-    mask = SharedPrompt(jnp.asarray(real), prompt, completion)
-    assert_agrees(interpreted, draw(2, real.shape[1], heads=4, shared=2, width=32), mask, real)
+@pytest.mark.parametrize(
+    "length, multiple, rows",
+    [
+        # A prompt and a completion over several blocks, completions inside one; rows that differ, one without any.
+        (700, 1, ([(0, 300), (300, 301), (301, 560), (560, 700)], [(0, 37), (37, 60), (64, 700)])),
+        (1100, 2, ([(0, 129), (130, 400), (400, 1099)], [(0, 1100)])),
+        (2300, 8, ([(0, 777), (784, 1500), (1504, 1505), (1512, 2300)],)),
+    ],
+)
+def test_shared_prompt(length, multiple, rows, small_blocks):
+    assert splash.start_multiple(length) == multiple
+    segments = shared_row(length, *rows)
+    arrays = draw(len(rows), length, heads=2, shared=1, width=32)
+    assert_agrees(interpreted, arrays, SharedPrompt(jnp.asarray(segments)), segments > 0)
+
+
+@pytest.mark.quick
+def test_where_completions_may_begin():
+    """The index and two multiples of it in 31 bits."""
+    lengths = {1024: 1, 1025: 2, 2048: 2, 2049: 8, 4096: 8, 4097: 16, 8192: 16, 16384: 64}
+    assert {length: splash.start_multiple(length) for length in lengths} == lengths
+    for length, multiple in lengths.items():
+        shift, bits = multiple.bit_length() - 1, (length - 1).bit_length()
+        assert bits + 2 * (bits - shift) <= 31
 
 
 @pytest.mark.parametrize(
@@ -63,7 +81,7 @@ def test_shared_prompt(prompt, group, completion, small_blocks):
     [
         Causal(jnp.zeros((1, 256), jnp.int32)),
         Segments(jnp.zeros((1, 256), jnp.int32)),
-        SharedPrompt(jnp.zeros((1, 256), bool), 128, 64),
+        SharedPrompt(jnp.zeros((1, 256), jnp.int32)),
     ],
 )
 def test_a_row_of_padding_is_finite(mask):
@@ -105,11 +123,7 @@ def test_blocks_follow_the_count():
     # Rows are padded to whole blocks, so 1,408 tokens are best cut as if they were 1,536.
     costs = {size: cost(causal, size) for size in (128, 256, 384, 512, 768)}
     assert min(costs, key=costs.get) == splash._block(("causal",), 1536) == splash._block(("causal",), 1408) == 768
-    dense = np.asarray(SharedPrompt(jnp.ones((1, 1024), bool), 512, 128).dense()[0])
-    costs = {size: cost(dense, size) for size in (128, 256, 512, 1024)}
-    assert min(costs, key=costs.get) == splash._block(("shared", 512, 128), 1024) == 1024
-    dense = np.asarray(SharedPrompt(jnp.ones((1, 2560), bool), 512, 512).dense()[0])
-    costs = {size: cost(dense, size) for size in (128, 256, 512, 640, 1280)}
-    assert min(costs, key=costs.get) == splash._block(("shared", 512, 512), 2560) == 512
+    # Which completions see which, data decide: blocks as of a causal mask.
+    assert splash._block(("shared", 1536), 1536) == 768
     # Nothing is hidden: the largest block. 6,400 patches are five of them.
     assert splash._block(("whole",), 6400) == 1280

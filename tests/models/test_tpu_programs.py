@@ -17,15 +17,16 @@ from vlaa_jax.objectives.grpo import GRPOObjective
 from vlaa_jax.processing.batches import Rows
 from vlaa_jax.processing.vision_plan import VisionArrays
 from vlaa_jax.sharding import TRAINING, make_mesh, parameter_shardings, row_shardings
-from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss
+from vlaa_jax.training.grpo import Policy, Scored, group_loss
+from vlaa_jax.training.shared_prompt import SharedRows
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 
 pytest.importorskip("libtpu")
 
 # A row of the language model is 832 tokens, one of the tower 20 windows of 16 patches, 320: sizes of nothing else.
-B, P, G, C, WINDOWS = 4, 704, 2, 64, 20
-TOKENS, PATCHES = P + G * C, WINDOWS * tiny.SIZES.vision.window_slots
+B, TOKENS, G, C, WINDOWS = 4, 832, 2, 64, 20
+PATCHES = WINDOWS * tiny.SIZES.vision.window_slots
 
 
 @pytest.fixture(scope="module")
@@ -44,11 +45,11 @@ def compiled_gradient(mesh: Mesh, remat: str) -> str:
         array((B, WINDOWS, slots, 2), jnp.int32),
         array((B, WINDOWS), jnp.int32),
     )
-    tokens, numbers = array((B, P), jnp.int32), array((B, G, C), jnp.float32)
-    rows = Rows(tokens, tokens, array((3, B, P), jnp.int32), tokens, vision)
-    groups = Groups(rows, None, array((B, G, C), jnp.int32), array((B, G), jnp.int32))
+    tokens, numbers = array((B, TOKENS), jnp.int32), array((B, G, C), jnp.float32)
+    rows = Rows(tokens, tokens, array((3, B, TOKENS), jnp.int32), tokens, vision)
+    shared = SharedRows(rows, None, array((B, G, C), jnp.int32), array((B, G), jnp.int32))
     scored = Scored(numbers, numbers, array((B, G), jnp.float32), array((B, G, C), jnp.bool_), None)
-    batch = (groups, scored, array((), jnp.float32))
+    batch = (shared, scored, array((), jnp.float32))
     optimizer = optax.sgd(1.0)
     state = jax.eval_shape(lambda m: create_state(m, optimizer, freeze_vision=True), hf.abstract_model(tiny.SIZES))
 
@@ -72,5 +73,5 @@ def test_attention_runs_in_kernels_and_no_scores_are_stored(mesh, remat, kernels
     text = compiled_gradient(mesh, remat)
     shapes = {tuple(map(int, shape.split(","))) for shape in re.findall(r"\w\[([\d,]+)\]", text)}
     assert any(TOKENS in shape for shape in shapes) and any(PATCHES in shape for shape in shapes)
-    assert not [shape for shape in shapes if any(shape.count(size) > 1 for size in (TOKENS, P, PATCHES))]
+    assert not [shape for shape in shapes if any(shape.count(size) > 1 for size in (TOKENS, PATCHES))]
     assert text.count('custom_call_target="tpu_custom_call"') == kernels

@@ -76,6 +76,29 @@ def test_equals_all_logits_at_once(shape, chunk):
     np.testing.assert_allclose(head_gradient, head_expected, atol=1e-5 * np.abs(head_expected).max())
 
 
+@pytest.mark.quick
+@pytest.mark.parametrize("count", [0, 5, 8, 17, 20])
+def test_chunks_without_a_target_that_counts_are_skipped(count):
+    """Of 20 targets in chunks of 7: what lies in a chunk behind the last that counts may even be NaN."""
+    states, head, targets = example((20,))
+    chunks = -(-count // 7)
+    hidden = states.at[7 * chunks :].set(jnp.nan)
+    weights = (jnp.arange(20) < count) * jax.random.normal(jax.random.key(9), (20,))
+
+    def weighted(states, head, function):
+        return jnp.vdot(weights, function(states, head)[0])
+
+    ours = lambda s, h: token_log_probabilities(s, h, targets, chunk=7, count=jnp.int32(count))  # noqa: E731
+    found, gradients = jax.jit(jax.value_and_grad(lambda *a: weighted(*a, ours), (0, 1)))(hidden, head)
+    expected, theirs = jax.value_and_grad(lambda *a: weighted(*a, lambda s, h: plain(s, h, targets)), (0, 1))(
+        states, head
+    )
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    for gradient, their in zip(gradients, theirs, strict=True):
+        np.testing.assert_allclose(gradient, their, atol=1e-5 * max(1e-6, np.abs(their).max()))
+    assert (ours(hidden, head)[0][7 * chunks :] == 0).all()
+
+
 def test_bfloat16_states_keep_a_float32_head_gradient():
     states, head, targets = example((256,), dtype=jnp.bfloat16)
 

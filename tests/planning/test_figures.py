@@ -76,7 +76,6 @@ def test_a_row_with_a_shared_prompt_takes_less_than_replicated_rows():
         "rollout__prompt_buckets": (1280,),
         "rollout__window_buckets": (64,),
         "updates__completions": 512,
-        "updates__completion_buckets": (512,),
         "updates__micro_batch": 8,
         "model__freeze_vision": False,
         "objective__kl_placement": "none",

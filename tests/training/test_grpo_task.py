@@ -1,5 +1,6 @@
 """Three steps of GRPO on digit scenes with a made-up reward: what is counted, what is frozen, what is compiled."""
 
+import re
 import types
 
 import jax
@@ -8,13 +9,18 @@ import pytest
 import tiny
 from resumable import made_up_rewards
 
+from vlaa_jax.ahead import compiling, distinct
 from vlaa_jax.errors import InputError
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.training import experience
+from vlaa_jax.training.batch_sizes import row_buckets
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.grpo import group_log_probabilities
-from vlaa_jax.training.grpo_task import GRPOTask
+from vlaa_jax.training.grpo_task import GRPOTask, micro_batches
+from vlaa_jax.training.shared_prompt import row_bucket
+
+COMPILED = "/jax/core/compile/backend_compile_duration"
 
 
 def host(tree):
@@ -31,6 +37,17 @@ def run(folder):
         out.said = []
         out.start = host((task.state.frozen, task.state.trainable))
         out.frozen = host(task.state.frozen)
+        task.begin()
+        compiled = CompileCounter()
+        names: list[str] = []
+        jax.monitoring.register_event_duration_secs_listener(
+            lambda event, *_, fun_name="", **__: names.append(fun_name) if event == COMPILED else None
+        )
+        clock = Clock()
+        with compiling(distinct(task.programs())) as programs:
+            programs.wait(out.said.append)
+        out.compiled_ahead, out.in_steps = names.copy(), names
+        names.clear()
         take, apply, update = task._take, task._updater.apply, task._update
         open_update: list[list[int]] = []
 
@@ -51,9 +68,6 @@ def run(folder):
             return update(number, groups, scored, *rest)
 
         task._take, task._updater.apply, task._update = spy_on_take, spy_on_apply, spy_on_update
-        task.begin()
-        compiled = CompileCounter()
-        clock = Clock(task.programs, out.said.append)
         for number in (1, 2, 3):
             out.updates.append([])
             out.kl_coefficients.append(task.numbers["kl_coefficient"])
@@ -158,14 +172,22 @@ def test_a_kind_without_examples_has_no_key(run):
     assert any(len(present) < len(VERIFIERS) for present in kinds)
 
 
-def test_no_program_is_compiled_once_the_buckets_were_seen(run):
-    assert run.compiled[0] > 0
-    assert run.compiled[0] == run.compiled[1] == run.compiled[2]
-    assert run.said == [
-        f"preparing program {number} of at most 3: {name} of 400 + 6 tokens, {images}"
-        for number, (name, images) in enumerate(
-            [("rollout", "8 windows"), ("reference", "32 image tokens"), ("update", "32 image tokens")], 1
-        )
+def test_the_large_programs_are_compiled_ahead_and_only_then(run):
+    names = ("encode_images", "prefill", "_decode_rows", "take_groups", "group_log_probabilities", "_add", "_apply")
+    large = [f"jit({name})" for name in names]
+    assert sorted(run.compiled_ahead) == sorted(large)
+    # Those of the spy in this file: all four groups at once, the policy in place of the reference.
+    assert [name for name in run.in_steps if name in large] == ["jit(take_groups)", "jit(group_log_probabilities)"]
+    assert run.compiled[1] == run.compiled[2]
+    lines = [re.sub(r"program \d of 7 is ready: (.*) \(.* s\)", r"\1", line) for line in run.said]
+    assert sorted(lines) == [
+        "decode of 6 tokens behind 400",
+        "images of 8 windows",
+        "prefill of 400 tokens, 8 windows",
+        "reference of 448 tokens, 8 windows",
+        "rows of 448 tokens from prompts of 400, 8 windows",
+        "step of the optimizer",
+        "update of 448 tokens, 8 windows",
     ]
 
 
@@ -184,10 +206,31 @@ def test_a_step_that_is_not_finite_is_not_applied(run):
     assert np.asarray(report.bad_batch["tokens"]).shape == (4, 2, 6)
 
 
-def test_micro_batches_hold_each_group_once_sorted_by_length(run):
-    lengths = np.asarray([[5, 1], [2, 2], [6, 6], [3, 1]])
-    parts = run.task._micro_batches(np.asarray([3, 0, 2, 1]), lengths)
-    assert [part.tolist() for part in parts] == [[1], [3], [0], [2]]
+@pytest.mark.quick
+def test_micro_batches_hold_each_group_once_sorted_by_tokens():
+    prompts, lengths = np.asarray([10, 13, 3, 20]), np.asarray([[5, 1], [2, 2], [6, 6], [3, 1]])
+    parts = micro_batches(np.asarray([3, 0, 2, 1]), prompts, lengths, 2)
+    assert [part.tolist() for part in parts] == [[2, 0], [1, 3]]  # 15, 16, 17 and 24 tokens
+
+
+@pytest.mark.quick
+def test_at_least_seven_tenths_of_an_updates_tokens_are_real():
+    """Lengths as in the paper: updates of 256 completions in groups of 4, micro-batches of 16 rows."""
+    rng = np.random.default_rng(0)
+    config = tiny.grpo_mixed.get_config("3b")
+    buckets = row_buckets(config, np.asarray([256, 1792]))
+    real = slots = 0
+    used = set()
+    for _ in range(20):
+        prompts = rng.integers(256, 1793, 64)
+        lengths = np.clip(np.rint(rng.normal(235, 90, (64, 4))), 1, 1024).astype(int)
+        for places in micro_batches(rng.permutation(64), prompts, lengths, config.updates.micro_batch):
+            length = row_bucket(prompts[places], lengths[places], buckets)
+            used.add(length)
+            real += prompts[places].sum() + lengths[places].sum()
+            slots += len(places) * length
+    print(f"{real / slots:.3f} of the tokens are real, in rows of {sorted(used)}")
+    assert real / slots >= 0.7
 
 
 def test_without_a_penalty_there_is_no_reference(folder):
@@ -210,8 +253,8 @@ def test_without_a_penalty_there_is_no_reference(folder):
         ({"updates__row_completions": 3}, "row_completions is 3: expected a divisor of the group size 2; nearest 2"),
         ({"rollout__batch": 3}, "rollout.batch is 3: expected prompts that divide a step's 4.* nearest 2"),
         (
-            {"updates__completion_buckets": (4,)},
-            r"completion_buckets is \(4,\): expected one of at least config.rollout",
+            {"updates__row_buckets": (400, 410)},
+            r"row_buckets is \(400, 410\): expected one of at least 448, for the longest prompt and 2 completion",
         ),
     ],
 )

@@ -10,11 +10,13 @@ import optax
 import pytest
 import tiny
 
+from vlaa_jax.errors import InputError
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
 from vlaa_jax.objectives.log_probabilities import token_log_probabilities
-from vlaa_jax.processing.batches import pad_prompts
+from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss, take_groups
+from vlaa_jax.training.shared_prompt import lay_out, longest_row, row_bucket, row_tokens
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 
@@ -22,6 +24,7 @@ POLICY = Policy(temperature=0.8, dtype="float32", remat="none", chunk=64)
 OBJECTIVE = GRPOObjective()
 KL_COEFFICIENT = 0.05
 P, G, C = 24, 3, 8
+ROW = 45  # the longest: 24 + 21
 
 
 @dataclasses.dataclass
@@ -29,6 +32,10 @@ class Case:
     prompts: list
     groups: Groups
     scored: Scored
+
+    def rows(self, length=ROW):
+        """All groups in one batch."""
+        return take_groups(self.groups, self.scored, jnp.arange(4), length=length)
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +126,7 @@ def accumulate(updater, state, micro_batches):
 @pytest.fixture(scope="module")
 def whole(updater, state, case):
     """Loss sum and gradient of all groups in one batch."""
-    return accumulate(updater, state, [(case.groups, case.scored)])
+    return accumulate(updater, state, [case.rows()])
 
 
 def test_loss_and_gradient_equal_the_replicated_form(case, whole):
@@ -132,14 +139,16 @@ def test_loss_and_gradient_equal_the_replicated_form(case, whole):
 @pytest.mark.parametrize(
     "cut",
     [
-        pytest.param([([3, 1], P, C), ([0, 2], P, C)], id="micro-batches and order"),
-        pytest.param([([2, 0, 1, 3], 21, 7)], id="smaller buckets and order"),
+        pytest.param([([3, 1], ROW, 1), ([0, 2], ROW, 1)], id="micro-batches and order"),
+        pytest.param([([2, 0], 64, 1), ([1, 3], ROW, 1)], id="longer rows and order"),
+        pytest.param([([2, 0, 1, 3], 1030, 1)], id="completions that begin at even places"),
+        pytest.param([([2, 0, 1, 3], 31, 3)], id="a row for each completion"),
     ],
 )
 def test_the_cut_into_micro_batches_and_buckets_leaves_the_gradient(updater, state, case, whole, cut):
     parts = [
-        take_groups(case.groups, case.scored, jnp.asarray(chosen), prompt_length=p, completion_length=c)
-        for chosen, p, c in cut
+        take_groups(case.groups, case.scored, jnp.asarray(chosen), length=length, parts=parts)
+        for chosen, length, parts in cut
     ]
     total = accumulate(updater, state, parts)
     np.testing.assert_allclose(float(total.loss), float(whole.loss), rtol=1e-5)
@@ -157,16 +166,46 @@ def test_what_stands_in_the_padding_changes_nothing(updater, state, case, whole)
     )
     hidden = lambda values: jnp.where(mask, values, jnp.nan)  # noqa: E731
     scored = dataclasses.replace(case.scored, old=hidden(case.scored.old), reference=hidden(case.scored.reference))
-    total = accumulate(updater, state, [(groups, scored)])
+    total = accumulate(updater, state, [take_groups(groups, scored, jnp.arange(4), length=ROW)])
     np.testing.assert_allclose(float(total.loss), float(whole.loss), rtol=1e-6)
     assert_equal_gradients(total.gradient, whole.gradient)
 
 
 def test_metrics_do_not_depend_on_the_cut(updater, state, case, whole):
-    parts = [
-        take_groups(case.groups, case.scored, jnp.asarray(chosen), prompt_length=P, completion_length=C)
-        for chosen in ([0, 1], [2, 3])
-    ]
+    parts = [take_groups(case.groups, case.scored, jnp.asarray(chosen), length=ROW) for chosen in ([0, 1], [2, 3])]
     total = accumulate(updater, state, parts)
     for left, right in zip(jax.tree.leaves(total.metrics), jax.tree.leaves(whole.metrics), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.quick
+def test_what_a_row_needs():
+    prompts, lengths = np.asarray([5, 9]), np.asarray([[3, 1], [2, 8]])
+    assert row_tokens(prompts, lengths, 64).tolist() == [9, 19]
+    assert row_tokens(prompts, lengths, 2000).tolist() == [6 + 4 + 2, 10 + 2 + 8]  # in steps of 2
+    assert row_bucket(prompts, lengths, (2000, 18, 19)) == 19
+    assert row_bucket(prompts, lengths, (2000, 18)) == 2000
+    with pytest.raises(InputError, match="take 19 tokens, above the largest bucket 18"):
+        row_bucket(prompts, lengths, (18, 7))
+    # 2048 + 4 * 1024 tokens fit as they are; 4,097 tokens or more begin at multiples of 16: 1,000 takes 1,008.
+    assert longest_row(2048, 4, 1024) == 6144
+    assert longest_row(1000, 4, 1000) == 5056
+
+
+@pytest.mark.quick
+def test_the_layout_by_hand():
+    prompts = Rows(
+        tokens=np.asarray([[11, 12, 13, 0]]),
+        segments=np.asarray([[1, 1, 1, 0]]),
+        positions=np.asarray([[[0, 1, 1, 0]], [[0, 1, 2, 0]], [[0, 1, 3, 0]]]),
+        feature_index=np.asarray([[-1, 6, -1, -1]]),
+        vision=None,
+    )
+    completions, lengths = np.asarray([[[21, 22, 99], [31, 98, 97]]]), np.asarray([[2, 1]])
+    found = lay_out(jax.tree.map(jnp.asarray, prompts), None, jnp.asarray(completions), jnp.asarray(lengths), 8)
+    assert found.rows.tokens.tolist() == [[11, 12, 13, 21, 22, 31, 0, 0]]
+    assert found.rows.segments.tolist() == [[1, 1, 1, 2, 2, 3, 0, 0]]
+    assert found.rows.positions[2].tolist() == [[0, 1, 3, 4, 5, 4, 0, 0]]
+    assert found.rows.positions[0].tolist() == [[0, 1, 1, 4, 5, 4, 0, 0]]
+    assert found.rows.feature_index.tolist() == [[-1, 6, -1, -1, -1, -1, -1, -1]]
+    assert found.places[0, 0, :2].tolist() == [3, 4] and found.places[0, 1, 0] == 5

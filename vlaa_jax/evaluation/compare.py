@@ -102,15 +102,6 @@ def to_json(compared: Mapping[str, Mapping[str, Measures]]) -> dict[str, Any]:
     }
 
 
-def size_buckets(sizes: Sequence[int], multiple: int) -> tuple[int, ...]:
-    """At most three sizes that hold every record: half of them, nine tenths and all, rounded up to a multiple.
-
-    Evaluation sorts its records by size, so few buckets mean few programs and little padding.
-    """
-    marks = np.quantile(np.asarray(sizes), (0.5, 0.9, 1.0), method="inverted_cdf")
-    return tuple(sorted({max(1, -(-int(mark) // multiple)) * multiple for mark in marks}))
-
-
 def _points(estimate: Estimate, with_interval: bool) -> str:
     value, low, high = (f"{100 * number:.1f}" for number in estimate)
     return f"{value} [{low}, {high}]" if with_interval else value

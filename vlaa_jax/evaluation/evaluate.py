@@ -52,6 +52,9 @@ class Evaluator:
 
     Records are batched by size so that little padding runs; random bits are named by the record's place, so neither
     batches nor order change a sample.
+
+    Attributes:
+      batch: B of every program.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Evaluator:
 
         Args:
           source, index, encoder: the shard set and how it becomes arrays.
-          batch: B of every program; raised to what the chips share evenly.
+          batch: B; raised to what the chips share evenly.
           records: take this many, spread evenly over the set; 0 takes all.
           images: show each question its own pictures, those of another record (in the size of its own), or grey ones:
             does the policy look?
@@ -79,7 +82,7 @@ class Evaluator:
         """
         self._source = source
         self._encoder = encoder
-        self._batch = -(-batch // row_shards()) * row_shards()
+        self.batch = -(-batch // row_shards()) * row_shards()
         self._images = images
         self._verify = dict(scorer=scorer, pool=pool)
         good = self._good = index.good
@@ -110,7 +113,7 @@ class Evaluator:
         """
         results: dict[int, Result] = {}
         batches = tqdm.tqdm(
-            self._batches(), total=-(-len(self) // self._batch), desc=description, leave=False, disable=None
+            self._batches(), total=-(-len(self) // self.batch), desc=description, leave=False, disable=None
         )
         for places in batches:
             check_stop()
@@ -120,8 +123,8 @@ class Evaluator:
     def _answer(self, places: list[int], weights: SamplingWeights, generator: Generator) -> dict[int, Result]:
         """Results of a batch that belong to this process, by place."""
         # The last batch is filled up with its own first record: no further program is compiled for it.
-        filled = places + places[:1] * (self._batch - len(places))
-        own = own_rows(self._batch)
+        filled = places + places[:1] * (self.batch - len(places))
+        own = own_rows(self.batch)
         records = distributed.together(lambda: [self._record(filled[row]) for row in own])
         prompts = distributed.together(lambda: [self._encoder.encode(record) for record in records])
         shape = generator.shape(self._index.prompt[filled], self._index.windows[filled])
@@ -150,8 +153,8 @@ class Evaluator:
         }
 
     def _batches(self) -> Iterator[list[int]]:
-        for at in range(0, len(self._order), self._batch):
-            yield self._order[at : at + self._batch]
+        for at in range(0, len(self._order), self.batch):
+            yield self._order[at : at + self.batch]
 
     def _record(self, place: int) -> Record:
         record = self._source[place]

@@ -12,6 +12,7 @@ from vlaa_jax.sharding import platform
 
 # A fully masked query then gets uniform weights instead of NaN; its output is never read.
 _MASKED = -1e30
+_QUERIES_AT_ONCE = 256
 
 
 @jax.tree_util.register_dataclass
@@ -50,23 +51,17 @@ class Segments:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class SharedPrompt:
-    """A prompt of P tokens, then G completions of C tokens, each of which sees the prompt and itself.
+    """A prompt, then completions one after the other, each of which sees the prompt and itself.
 
     Attributes:
-      valid: `[B, P + G * C]` booleans, False on padding.
-      prompt: P.
-      completion: C.
+      segments: `[B, T]` integers: 1 is the prompt, 2, 3, ... are its completions in this order; 0 is padding, which may
+        also stand between them: each begins at a multiple of `start_multiple(T)`.
     """
 
-    valid: jax.Array
-    prompt: int = dataclasses.field(metadata={"static": True})
-    completion: int = dataclasses.field(metadata={"static": True})
+    segments: jax.Array
 
     def dense(self) -> jax.Array:
-        index = jnp.arange(self.valid.shape[1])
-        query, key = index[:, None], index[None, :]
-        own = (query - self.prompt) // self.completion == (key - self.prompt) // self.completion
-        return ((query >= key) & ((key < self.prompt) | own))[None] & self.valid[:, None, :]
+        return Causal(self.segments).dense() | ((self.segments[:, :, None] > 1) & (self.segments[:, None, :] == 1))
 
 
 Mask = Causal | Segments | SharedPrompt
@@ -87,9 +82,7 @@ def attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask
     length = queries.shape[1]
     # Short rows (the windows of the vision tower) are batched plain products everywhere.
     match platform(), mask:
-        case "tpu", SharedPrompt() if splash.fits(length, mask.completion):
-            return splash_attention(queries, keys, values, mask)
-        case "tpu", Causal() | Segments() if splash.fits(length):
+        case "tpu", _ if splash.fits(length):
             return splash_attention(queries, keys, values, mask)
         case "gpu", Causal() | Segments() if gpu_attention.fits(length):
             out = fused_gpu_attention(queries, keys, values, mask)
@@ -107,8 +100,8 @@ def splash_attention(
             return splash.causal(queries, keys, values, segments, interpret)
         case Segments(segments):
             return splash.whole(queries, keys, values, segments, interpret)
-        case SharedPrompt(valid, prompt, completion):
-            return splash.shared_prompt(queries, keys, values, valid, prompt, completion, interpret)
+        case SharedPrompt(segments):
+            return splash.shared_prompt(queries, keys, values, segments, interpret)
 
 
 def fused_gpu_attention(
@@ -121,48 +114,26 @@ def fused_gpu_attention(
 
 def reference_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: Mask) -> jax.Array:
     """`attention` in plain products."""
-    if isinstance(mask, SharedPrompt):
-        return _shared_prompt(queries, keys, values, mask)
-    by_head = _split_heads(queries, keys.shape[2])
-    # Query heads of a group lie side by side: the keys are read once for all of them.
-    visible = jnp.tile(mask.dense()[:, None], (1, 1, queries.shape[2] // keys.shape[2], 1))
-    out, _ = attend(by_head, keys.swapaxes(1, 2), values.swapaxes(1, 2), visible)
-    return _join_heads(out, queries)
-
-
-def _shared_prompt(queries: jax.Array, keys: jax.Array, values: jax.Array, mask: SharedPrompt) -> jax.Array:
-    """Scores only the blocks that the mask lets through: P x P, G C x P and G times C x C."""
-    batch, _, heads, width = queries.shape
-    length, shared, repeats = mask.completion, keys.shape[2], heads // keys.shape[2]
-    (q_prompt, q), (k_prompt, k), (v_prompt, v) = (jnp.split(x, [mask.prompt], axis=1) for x in (queries, keys, values))
-    valid_prompt, valid = jnp.split(mask.valid, [mask.prompt], axis=1)
-    prompt = reference_attention(q_prompt, k_prompt, v_prompt, Causal(valid_prompt.astype(jnp.int32)))
-
-    # All completions of a prompt read its keys in one product, and each its own.
-    to_prompt, to_prompt_lse = attend(
-        _split_heads(q, shared), k_prompt.swapaxes(1, 2), v_prompt.swapaxes(1, 2), valid_prompt[:, None, None]
-    )
-    own = lambda x: x.reshape(-1, length, *x.shape[2:])  # noqa: E731  [B * G, C, ...]
-    index = jnp.arange(length)
-    earlier = (index[:, None] >= index) & valid.reshape(-1, 1, length)
-    to_own, to_own_lse = attend(
-        _split_heads(own(q), shared),
-        own(k).swapaxes(1, 2),
-        own(v).swapaxes(1, 2),
-        jnp.tile(earlier[:, None], (1, 1, repeats, 1)),
-    )
-    group = q.shape[1] // length
-    # [B, K, R * G * C, ...] and [B * G, K, R * C, ...] to [B, K, R, G, C, ...].
-    first = (
-        to_prompt.reshape(batch, shared, repeats, group, length, width),
-        to_prompt_lse.reshape(batch, shared, repeats, group, length),
-    )
-    second = (
-        to_own.reshape(batch, group, shared, repeats, length, width).transpose(0, 2, 3, 1, 4, 5),
-        to_own_lse.reshape(batch, group, shared, repeats, length).transpose(0, 2, 3, 1, 4),
-    )
-    completions = _join_heads(merge(first, second).reshape(batch, shared, -1, width), q)
-    return jnp.concatenate([prompt, completions], axis=1)
+    length, shared = queries.shape[1], keys.shape[2]
+    visible = mask.dense()
+    keys, values = keys.swapaxes(1, 2), values.swapaxes(1, 2)
+    # Some queries at a time: of a causal mask they need no key behind them, and the scores of few exist at once.
+    size = length if isinstance(mask, Segments) else _QUERIES_AT_ONCE
+    parts = []
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        seen = slice(0, length if isinstance(mask, Segments) else stop)
+        some = queries[:, start:stop]
+        # Query heads of a group lie side by side: the keys are read once for all of them.
+        repeats = (1, 1, queries.shape[2] // shared, 1)
+        out, _ = attend(
+            _split_heads(some, shared),
+            keys[:, :, seen],
+            values[:, :, seen],
+            jnp.tile(visible[:, None, start:stop, seen], repeats),
+        )
+        parts.append(_join_heads(out, some))
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
 def _split_heads(queries: jax.Array, shared: int) -> jax.Array:

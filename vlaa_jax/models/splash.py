@@ -1,7 +1,9 @@
 """Splash attention on TPU: blocks that a mask hides are not computed, and no score matrix is stored."""
 
 import functools
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +23,45 @@ _SHORTEST = 256  # tokens; a shorter row is one block: plain products are as goo
 _PAIRS_OF_A_STEP = 160_000
 
 
-class _SharedPromptMask(masks._ComputableMask):
-    """`attention.SharedPrompt` of P prompt tokens and completions of C, a power of two.
+def start_multiple(length: int) -> int:
+    """Of what the completions of a shared prompt must begin at multiples, in rows of `length` tokens.
 
-    Earlier, and in the prompt or at or behind the start of the own completion. The start is found by bit operations: an
-    integer division in a mask does not lower from a host without a TPU.
+    The mask knows a query by 31 bits: its index, where its completion begins and where the prompt ends. The smallest
+    power of two for which all three have room.
     """
+    return 1 << _bits(length)[1]
 
-    def __init__(self, length: int, prompt: int, completion: int):
-        self.sizes = (length, prompt, completion)
 
-        def visible(query: np.ndarray | jax.Array, key: np.ndarray | jax.Array):
-            own = prompt + ((query - prompt) & -completion)
-            return (query >= key) & ((key < prompt) | (key >= own))
+def _bits(length: int) -> tuple[int, int]:
+    """Of an index in a row, and how many of its lowest a multiple of `start_multiple` leaves at 0."""
+    index = (length - 1).bit_length()
+    return index, max(0, -((31 - 3 * index) // 2))
 
-        super().__init__((length, length), visible)
+
+def _codes(segments: jax.Array, length: int) -> jax.Array:
+    """Those bits of every query, `[T]`, from the row's segments `[T]`; padding behind `length` may get any."""
+    bits, low = _bits(length)
+    index = jnp.arange(len(segments))
+    begins = (segments > 1) & (segments != jnp.pad(segments, (1, 0))[:-1])
+    start = jax.lax.cummax(jnp.where(begins, index, 0))
+    prompt = jnp.min(jnp.where(begins, index, length - 1))
+    return index | start >> low << bits | prompt >> low << 2 * bits - low
+
+
+class _SharedPromptMask(masks._ComputableMask):
+    """`attention.SharedPrompt` in rows of `length` tokens and padding to `padded`, read from the queries' codes."""
+
+    def __init__(self, padded: int, length: int):
+        self.sizes = (padded, length)
+        bits, low = _bits(length)
+
+        # Bit operations: an integer division in a mask does not lower from a host without a TPU.
+        def visible(code: np.ndarray | jax.Array, key: np.ndarray | jax.Array):
+            query, start = code & ((1 << bits) - 1), (code >> bits & ((1 << bits - low) - 1)) << low
+            prompt = code >> 2 * bits - low << low
+            return (query >= key) & ((key < prompt) | (key >= start))
+
+        super().__init__((padded, padded), visible)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _SharedPromptMask) and self.sizes == other.sizes
@@ -44,9 +70,9 @@ class _SharedPromptMask(masks._ComputableMask):
         return hash((type(self), self.sizes))
 
 
-def fits(length: int, completion: int | None = None) -> bool:
-    """Whether the kernel is for rows of `length` tokens, and for completions of that size after a shared prompt."""
-    return length >= _SHORTEST and (completion is None or completion & (completion - 1) == 0)
+def fits(length: int) -> bool:
+    """Whether the kernel is for rows of `length` tokens."""
+    return length >= _SHORTEST
 
 
 def causal(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: jax.Array, interpret: bool) -> jax.Array:
@@ -60,16 +86,10 @@ def whole(queries: jax.Array, keys: jax.Array, values: jax.Array, segments: jax.
 
 
 def shared_prompt(
-    queries: jax.Array,
-    keys: jax.Array,
-    values: jax.Array,
-    valid: jax.Array,
-    prompt: int,
-    completion: int,
-    interpret: bool,
+    queries: jax.Array, keys: jax.Array, values: jax.Array, segments: jax.Array, interpret: bool
 ) -> jax.Array:
-    """`attention` with `SharedPrompt(valid, prompt, completion)`."""
-    return _attend(queries, keys, values, valid.astype(np.int32), ("shared", prompt, completion), interpret)
+    """`attention` with `SharedPrompt(segments)`."""
+    return _attend(queries, keys, values, segments, ("shared", queries.shape[1]), interpret)
 
 
 def _attend(
@@ -77,17 +97,33 @@ def _attend(
 ) -> jax.Array:
     """Every chip runs the kernel on its own heads. Rows are padded to whole blocks; padding is segment 0."""
 
-    def run(q: jax.Array, k: jax.Array, v: jax.Array, ids: jax.Array) -> jax.Array:
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
         length = q.shape[1]
         block = _block(mask, length)
         kernel = _kernel(mask, _round_up(length, block), block, q.shape[2], interpret)
         pad = lambda x: jnp.pad(x, ((0, 0), (0, -length % block)) + ((0, 0),) * (x.ndim - 2))  # noqa: E731
         q, k, v = (pad(x).swapaxes(1, 2) for x in (q * q.shape[-1] ** -0.5, k, v))
+
+        def of_row(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+            if mask[0] != "shared":
+                return kernel(q, k, v, kernels.SegmentIds(segments, segments))
+            real = (segments > 0).astype(jnp.int32)  # which completion a token is of, the codes tell
+            codes = _codes(segments, length)
+            return _with(kernel, lambda info: {"q_sequence": codes})(q, k, v, kernels.SegmentIds(real, real))
+
         with jax.named_scope(_visited_blocks(kernel)):
-            out = jax.vmap(kernel)(q, k, v, kernels.SegmentIds(pad(ids), pad(ids)))
+            out = jax.vmap(of_row)(q, k, v, pad(segments))
         return out.swapaxes(1, 2)[:, :length]
 
     return over_heads(run, 2)(queries, keys, values, segments)
+
+
+def _with(
+    kernel: kernels.SplashAttentionKernel, fields: Callable[[Any], dict[str, Any]]
+) -> kernels.SplashAttentionKernel:
+    """The kernel with some fields of each of its lists of blocks replaced."""
+    infos = (kernel.fwd_mask_info, kernel.dq_mask_info, kernel.dkv_mask_info)
+    return kernels.SplashAttentionKernel(*(info and info._replace(**fields(info)) for info in infos), **kernel.kwargs)
 
 
 def _mask(mask: tuple, length: int) -> masks.Mask:
@@ -107,7 +143,7 @@ def _block(mask: tuple, length: int) -> int:
     """Side of the blocks: small ones compute less of what the mask hides, large ones take fewer steps."""
     sizes = range(_LANES, min(_LARGEST_BLOCK, _round_up(length, _LANES)) + 1, _LANES)
     longest = max(_round_up(length, size) for size in sizes)
-    whole = _mask(mask, longest)
+    whole = _mask(("causal",) if mask[0] == "shared" else mask, longest)  # which completions see which, data decide
     # Squares of the smallest size that hold a visible pair.
     seen = np.stack(
         [
@@ -152,7 +188,11 @@ def _kernel(mask: tuple, length: int, block: int, heads: int, interpret: bool) -
     )
     # The lists of blocks are constants: made in a thread of its own, where nothing is traced and no mesh is set.
     with ThreadPoolExecutor(1) as thread:
-        return jax.tree.map(np.asarray, thread.submit(make).result())
+        kernel = jax.tree.map(np.asarray, thread.submit(make).result())
+    if mask[0] != "shared":
+        return kernel
+    # A block that a row without completions would see whole (2) must look at the codes (1).
+    return _with(kernel, lambda info: {"block_mask": np.minimum(info.block_mask, 1)})
 
 
 def _visited_blocks(kernel: kernels.SplashAttentionKernel) -> str:

@@ -1,13 +1,15 @@
 """Log-probability and entropy of given tokens, without ever holding the logits of all tokens.
 
 For Qwen2.5-VL the logits of 8,192 tokens are `[8192, 151936]`: 4.6 GiB in float32, several times over in the backward
-pass. A scan over chunks of tokens holds those of one chunk, computes them a second time in the backward pass and adds
+pass. A loop over chunks of tokens holds those of one chunk, computes them a second time in the backward pass and adds
 up the gradient of the head as it goes. That is one more product with the head than plain autodiff needs, and the only
 price.
 """
 
 import functools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,13 @@ from vlaa_jax.sharding import gather
 
 @jax.named_scope("log_probabilities")
 def token_log_probabilities(
-    states: jax.Array, head: jax.Array, targets: jax.Array, *, temperature: float = 1.0, chunk: int = 1024
+    states: jax.Array,
+    head: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float = 1.0,
+    chunk: int = 1024,
+    count: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probability of each target, and entropy of the distribution it stands in, over the full vocabulary.
 
@@ -34,7 +42,9 @@ def token_log_probabilities(
       temperature: above 0; the logits are divided by it, as they are when tokens are sampled.
       chunk: most tokens whose logits exist at once, counted where the call stands: over all devices under `jit`, on one
         device inside `shard_map`. (The partitioner may gather the head and reduce its gradient once a chunk; inside a
-        `shard_map` over the axes that split the tokens both happen once, outside the scan.)
+        `shard_map` over the axes that split the tokens both happen once, outside the loop.)
+      count: of the targets in row-major order, those that mean anything; a chunk without any is skipped and gives 0.
+        None for all.
 
     Returns:
       `(log_probability, entropy)`, both `[...]`, float32, in nats.
@@ -53,27 +63,48 @@ def token_log_probabilities(
         )
     head = gather(head, states.dtype, "language.embedding")
     tokens = targets.size
-    count = max(1, -(-tokens // chunk))  # chunks, all of one size, so that padding is less than one token a chunk
-    size = -(-tokens // count)
-    log_probability, entropy = _chunked(
-        temperature, _split(states.reshape(tokens, -1), size, count), head, _split(targets.reshape(tokens), size, count)
-    )
-    return _join(log_probability, targets.shape), _join(entropy, targets.shape)
+    chunks = max(1, -(-tokens // chunk))  # all of one size, so that padding is less than one token a chunk
+    size = -(-tokens // chunks)
+    strided = count is None
+    split = functools.partial(_split, size=size, chunks=chunks, strided=strided)
+    live = jnp.arange(chunks) * size < (tokens if strided else count)
+    found = _chunked(temperature, split(states.reshape(tokens, -1)), head, split(targets.reshape(tokens)), live)
+    log_probability, entropy = (_join(values, targets.shape, strided=strided) for values in found)
+    return log_probability, entropy
 
 
-def _split(flat: jax.Array, size: int, count: int) -> jax.Array:
-    """`[tokens, ...]` -> `[count, size, ...]`; chunk i holds the tokens i, i + count, i + 2 count, ...
+def _split(flat: jax.Array, *, size: int, chunks: int, strided: bool) -> jax.Array:
+    """`[tokens, ...]` -> `[chunks, size, ...]`; strided, chunk i holds the tokens i, i + chunks, i + 2 chunks, ...
 
-    Strided on purpose: where the tokens are split over devices in blocks, each chunk then has an equal part of every
-    device's block. Contiguous chunks would lie on one device each, and the others would wait or compute the same.
+    Where the tokens are split over devices in blocks, each chunk then has an equal part of every device's block.
+    Contiguous chunks would lie on one device each, and the others would wait or compute the same.
     """
-    padding = [(0, size * count - flat.shape[0])] + [(0, 0)] * (flat.ndim - 1)
-    return jnp.pad(flat, padding).reshape(size, count, *flat.shape[1:]).swapaxes(0, 1)
+    padding = [(0, size * chunks - flat.shape[0])] + [(0, 0)] * (flat.ndim - 1)
+    padded = jnp.pad(flat, padding)
+    if not strided:
+        return padded.reshape(chunks, size, *flat.shape[1:])
+    return padded.reshape(size, chunks, *flat.shape[1:]).swapaxes(0, 1)
 
 
-def _join(chunks: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """The inverse of `_split`: `[count, size]` -> `shape`."""
-    return chunks.swapaxes(0, 1).reshape(-1)[: math.prod(shape)].reshape(shape)
+def _join(parts: jax.Array, shape: tuple[int, ...], *, strided: bool) -> jax.Array:
+    """The inverse of `_split`: `[chunks, size]` -> `shape`."""
+    flat = parts.swapaxes(0, 1) if strided else parts
+    return flat.reshape(-1)[: math.prod(shape)].reshape(shape)
+
+
+def _while_live(step: Callable, carry: Any, chunks: Any, live: jax.Array, outputs: Any) -> tuple[Any, Any]:
+    """`lax.scan` of `step` over chunks, up to the first that is not live; `outputs` hold what the rest gives."""
+    at = functools.partial(jax.lax.dynamic_index_in_dim, keepdims=False)
+
+    def body(state: tuple) -> tuple:
+        i, carry, outputs = state
+        carry, new = step(carry, jax.tree.map(lambda leaf: at(leaf, i), chunks))
+        put = lambda all, one: jax.lax.dynamic_update_index_in_dim(all, one, i, 0)  # noqa: E731
+        return i + 1, carry, jax.tree.map(put, outputs, new)
+
+    # The number of chunks stands here for `planning`, which reads it as the loop's length.
+    more = lambda state: (state[0] < len(live)) & at(live, state[0])  # noqa: E731
+    return jax.lax.while_loop(more, body, (jnp.int32(0), carry, outputs))[1:]
 
 
 def _logits(states: jax.Array, head: jax.Array, temperature: float) -> jax.Array:
@@ -85,7 +116,9 @@ def _is_target(targets: jax.Array, vocabulary: int) -> jax.Array:
     return targets[:, None] == jnp.arange(vocabulary, dtype=targets.dtype)
 
 
-def _forward_scan(temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, ...]:
+def _forward_loop(
+    temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array, live: jax.Array
+) -> tuple[jax.Array, ...]:
     head = head.astype(states.dtype)
 
     def step(_: None, inputs: tuple[jax.Array, ...]) -> tuple[None, tuple[jax.Array, ...]]:
@@ -97,27 +130,34 @@ def _forward_scan(temperature: float, states: jax.Array, head: jax.Array, target
         entropy = jnp.sum(jnp.exp(-surprise) * surprise, axis=-1)
         return None, (log_probability, entropy, normaliser)
 
-    return jax.lax.scan(step, None, (states, targets))[1]
+    zeros = jnp.zeros(targets.shape, jnp.float32)
+    return _while_live(step, None, (states, targets), live, (zeros, zeros, zeros))[1]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _chunked(temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """states `[count, size, D]`, head `[V, D]`, targets `[count, size]` -> two arrays `[count, size]`."""
-    return _forward_scan(temperature, states, head, targets)[:2]
+def _chunked(
+    temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array, live: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """states `[chunks, size, D]`, head `[V, D]`, targets `[chunks, size]`, live `[chunks]`: True, then False.
+
+    Returns:
+      Two arrays `[chunks, size]`.
+    """
+    return _forward_loop(temperature, states, head, targets, live)[:2]
 
 
 def _forward(
-    temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array
+    temperature: float, states: jax.Array, head: jax.Array, targets: jax.Array, live: jax.Array
 ) -> tuple[tuple[jax.Array, jax.Array], tuple[jax.Array, ...]]:
-    log_probability, entropy, normaliser = _forward_scan(temperature, states, head, targets)
-    return (log_probability, entropy), (states, head, targets, normaliser)
+    log_probability, entropy, normaliser = _forward_loop(temperature, states, head, targets, live)
+    return (log_probability, entropy), (states, head, targets, live, normaliser)
 
 
 def _backward(
     temperature: float, residuals: tuple[jax.Array, ...], cotangents: tuple[jax.Array, jax.Array]
-) -> tuple[jax.Array, jax.Array, None]:
+) -> tuple[jax.Array, jax.Array, None, None]:
     """d log p(target) / d z[v] = [v = target] - p(v), with p from the saved normaliser and recomputed logits."""
-    all_states, head, all_targets, all_normalisers = residuals
+    all_states, head, all_targets, live, all_normalisers = residuals
     log_probability_cotangent, _ = cotangents
     cast_head = head.astype(all_states.dtype)
 
@@ -132,12 +172,14 @@ def _backward(
         head_gradient += jnp.einsum("TV,TD->VD", logits_gradient, states, preferred_element_type=jnp.float32)
         return head_gradient, states_gradient.astype(states.dtype)
 
-    head_gradient, states_gradient = jax.lax.scan(
+    head_gradient, states_gradient = _while_live(
         step,
         jnp.zeros_like(head, dtype=jnp.float32),
         (all_states, all_targets, all_normalisers, log_probability_cotangent),
+        live,
+        jnp.zeros_like(all_states),
     )
-    return states_gradient, head_gradient.astype(head.dtype), None
+    return states_gradient, head_gradient.astype(head.dtype), None, None
 
 
 _chunked.defvjp(_forward, _backward)

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
+from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
 _BACKWARD = 2  # products with the weights' and with the activations' gradient, for each forward one
 
@@ -23,9 +24,8 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str,
       shards: parts of the mesh that rows are dealt to.
     """
     rollout, section = config.rollout, config.updates
-    prompt, windows = max(rollout.prompt_buckets), max(rollout.window_buckets)
+    prompt, windows = longest_prompt(config), most_windows(config)
     new, group = rollout.new_tokens, rollout.group_size
-    length = min(max(section.completion_buckets), new)
     text, batch = sizes.text, min(rollout.batch, rollout.prompts)
     image = vision_flops(sizes.vision, windows)
     prefill = text_flops(text, prompt, causal_pairs(prompt)) + head_flops(text, 1)
@@ -38,9 +38,9 @@ def grpo_flops(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str,
     in_row = section.row_completions or group
     row = text_flops(
         text,
-        prompt + in_row * length,
-        causal_pairs(prompt) + in_row * (length * prompt + causal_pairs(length)),
-    ) + head_flops(text, in_row * length)
+        prompt + in_row * new,
+        causal_pairs(prompt) + in_row * (new * prompt + causal_pairs(new)),
+    ) + head_flops(text, in_row * new)
     rows = section.micro_batch * (group // in_row)
     trained = 0 if config.model.freeze_vision else image
     return {

@@ -17,7 +17,7 @@ from vlaa_jax.planning.notes import notes
 from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import make_mesh, row_shards
-from vlaa_jax.training.batch_sizes import micro_batches, rollout_batches
+from vlaa_jax.training.batch_sizes import longest_prompt, micro_batches, rollout_batches
 
 ROOM = 0.95  # of the capacity: the rest is for what the runtime keeps
 
@@ -27,7 +27,7 @@ _HELP = {
     "moments": "config.optimizer.first_moment_dtype=bfloat16, config.optimizer.memory=pinned_host, or more chips",
     "reference": "config.objective.kl_placement=none, config.model.reference_memory=pinned_host, or more chips",
     "sampling weights": "config.mesh.tensor",
-    "patches": "config.rollout.batch, config.rollout.window_buckets or config.data.max_pixels",
+    "patches": "config.rollout.batch, config.rollout.most_windows or config.data.max_pixels",
     "prompts": "config.rollout.prompts",
     "features": "config.rollout.prompts or config.data.max_pixels",
     "caches": "config.rollout.batch",
@@ -153,7 +153,7 @@ def _runs(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, int]
         return {"update": 1, "apply": 1}
     rollout, section = config.rollout, config.updates
     batch = min(rollout.batch, rollout.prompts)
-    prefills = -(-rollout.prompts // (shards * prompts_at_once(batch // shards, max(rollout.prompt_buckets))))
+    prefills = -(-rollout.prompts // (shards * prompts_at_once(batch // shards, longest_prompt(config))))
     # Where every completion runs to its bound.
     segments = rollout.prompts // batch * -(-(rollout.new_tokens - 1) // steps_of_segment(SEGMENT, rollout.new_tokens))
     updates = section.epochs * rollout.prompts * rollout.group_size // section.completions

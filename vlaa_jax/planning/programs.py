@@ -19,32 +19,17 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from vlaa_jax.ahead import resized, rows_of, weights_of
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, Targets
 from vlaa_jax.processing.vision_plan import VisionArrays
-from vlaa_jax.rollout.decode import Completions, admit, decode_program, empty_caches, open_slots
-from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers, encode_images, sampling_weights
-from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
-from vlaa_jax.sharding import (
-    ROLLOUT,
-    TRAINING,
-    Rules,
-    cache_shardings,
-    parameter_shardings,
-    platform,
-    row_shardings,
-    row_shards,
-)
+from vlaa_jax.rollout.programs import RolloutPrograms, weights_shapes
+from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers
+from vlaa_jax.sharding import TRAINING, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes
-from vlaa_jax.training.grpo import (
-    Groups,
-    Scored,
-    group_log_probabilities,
-    group_loss,
-    reference_weights,
-    take_groups,
-)
+from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes, longest_prompt, longest_update_row, most_windows
+from vlaa_jax.training.grpo import group_log_probabilities, group_loss, reference_weights, take_groups
+from vlaa_jax.training.grpo_programs import step_shapes
 from vlaa_jax.training.lifetimes import is_alive
 from vlaa_jax.training.state import TrainState
 
@@ -119,7 +104,7 @@ class Planner:
         else:
             check_sft_sizes(config, shards)
         model = jax.eval_shape(lambda: Qwen2_5_VL(sizes, nnx.Rngs(0)))
-        self._model = _lay_out(model, TRAINING)
+        self._model = weights_of(model, TRAINING)
         self.arrays: dict[str, Any] = {}
         self._waiting: tuple[str, ...] = ()  # arrays that are on the chip only while they are used
         if config.task == "grpo":
@@ -137,7 +122,7 @@ class Planner:
             state, training["updater"], _ = settings.start_training(self._config, model, loss, 1)
             return state
 
-        state = _lay_out(jax.eval_shape(start, self._model), TRAINING)
+        state = weights_of(jax.eval_shape(start, self._model), TRAINING)
         if settings.on_host(self._config, "optimizer.memory"):
             state = dataclasses.replace(state, optimizer=_on_host(state.optimizer))
         self._state, self._updater = state, training["updater"]
@@ -146,90 +131,54 @@ class Planner:
     def _describe_step(self) -> None:
         """The arrays between the programs of a GRPO step."""
         config, rollout, section = self._config, self._config.rollout, self._config.updates
-        freeze, dtype = config.model.freeze_vision, settings.compute_dtype(config)
-        arrays = self.arrays
+        freeze, arrays = config.model.freeze_vision, self.arrays
         if settings.objective(config).kl_placement != "none":
             copy = functools.partial(reference_weights, dtype=config.model.dtype, freeze_vision=freeze)
-            arrays["reference"] = _lay_out(jax.eval_shape(copy, self._model), TRAINING)
+            arrays["reference"] = weights_of(jax.eval_shape(copy, self._model), TRAINING)
             if settings.on_host(config, "model.reference_memory"):
                 self._waiting = ("reference",)
-        weights = jax.eval_shape(functools.partial(sampling_weights, dtype=dtype), self._model)
-        arrays["sampling weights"] = _lay_out(weights, ROLLOUT)
-        rows = self._rows(rollout.prompts, max(rollout.prompt_buckets), max(rollout.window_buckets))
+        arrays["sampling weights"] = weights_shapes(self._model, settings.compute_dtype(config))
+        rows = self._rows(rollout.prompts, longest_prompt(config), most_windows(config))
+        some = resized(rows, self._counts.batch)  # whose images are encoded at once
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
-        arrays["patches"] = self._first(rows.vision, self._counts.batch) if freeze else rows.vision
-        slots = max(rollout.window_buckets) * self._slots_per_window
-        arrays["features"] = _array(dtype, rollout.prompts, slots, self._sizes.text.width)
-        arrays["caches"], arrays["completions"] = self._caches_and_completions()
-        samples = (rollout.prompts, rollout.group_size)
-        each = functools.partial(_array, jnp.float32, *samples, rollout.new_tokens)
-        mask = _array(jnp.bool_, *samples, rollout.new_tokens)
-        importance = each() if config.objective.importance_cap else None
-        completions = arrays["completions"]
-        arrays["scores"] = Scored(completions.log_probability, None, _array(jnp.float32, *samples), mask, importance)
-        prompts, features = (arrays["prompts"], arrays["features"]) if freeze else (rows, None)
-        self._groups = Groups(prompts, features, completions.tokens, completions.lengths)
-        length = min(max(section.completion_buckets), rollout.new_tokens)
-        self._take = functools.partial(
-            take_groups,
-            prompt_length=max(rollout.prompt_buckets),
-            completion_length=length,
-            parts=self._counts.parts,
-        )
+        arrays["patches"] = some.vision if freeze else rows.vision
+        sampling = settings.sampling(config, (self._sizes.image_token,), self._sizes)
+        buckets = (longest_prompt(config),), (most_windows(config),)
+        generator = settings.generator(config, sampling, self._counts.batch, buckets)
+        self._rollout = RolloutPrograms(generator, arrays["sampling weights"], some, rollout.prompts)
+        arrays["features"], arrays["completions"] = self._rollout.features, self._rollout.completions
+        arrays["caches"] = self._rollout.prefix, self._rollout.caches(self._rollout.rows)
+        self._groups, arrays["scores"] = step_shapes(config, rows, self._rollout)
+        length = longest_update_row(config, longest_prompt(config))
+        self._take = functools.partial(take_groups, length=length, parts=self._counts.parts)
         chosen = jax.ShapeDtypeStruct((section.micro_batch,), jnp.int32)
         self._chosen = chosen
-        part, scored = _as_rows(jax.eval_shape(self._take, self._groups, arrays["scores"], chosen))
+        part, scored = rows_of(jax.eval_shape(self._take, self._groups, arrays["scores"], chosen))
         self._part = part
         if "reference" in arrays:
-            shape = part.tokens.shape
-            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *shape))
+            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *part.places.shape))
         self._batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()
 
-    def _caches_and_completions(self) -> tuple[Any, Completions]:
-        """What a rollout holds while it goes on, with as many rows as it ever has."""
-        rollout, slots = self._config.rollout, self._counts.batch // row_shards()
-        size = dict(slots=slots, group=rollout.group_size, new_tokens=rollout.new_tokens)
-        given = self.arrays["sampling weights"], self.arrays["prompts"]
-        prefix, completions = jax.eval_shape(functools.partial(open_slots, **size), *given)
-        count = slots * rollout.group_size
-        rows = jax.eval_shape(functools.partial(empty_caches, rows=count, new_tokens=rollout.new_tokens), prefix)
-        return _as_caches((prefix, rows)), _as_rows(completions)
-
     def _describe_gradient(self) -> None:
         total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
-        self._total = dataclasses.replace(total, gradient=_lay_out(total.gradient, TRAINING))
+        self._total = dataclasses.replace(total, gradient=weights_of(total.gradient, TRAINING))
         self.arrays["gradient"] = self._total.gradient
-
-    @property
-    def _slots_per_window(self) -> int:
-        vision = self._sizes.vision
-        return vision.window_slots // vision.merge**2
 
     def rollout(self) -> Iterator[Compiled]:
         """From weights to completions."""
-        config, rollout = self._config, self._config.rollout
-        dtype, weights = settings.compute_dtype(config), self.arrays["sampling weights"]
+        dtype = settings.compute_dtype(self._config)
         yield self._compile("reshard", copy_outside_layers, self._model, dtype=dtype)[0]
         index = jax.ShapeDtypeStruct((), jnp.int32)
         yield self._compile("reshard_layer", copy_layer, self._model.language.layers, index, dtype=dtype)[0]
-        rows = self._rows(self._counts.batch, max(rollout.prompt_buckets), max(rollout.window_buckets))
-        yield self._compile("vision", encode_images, weights, rows.vision)[0]
-        (prefix, caches), completions = self.arrays["caches"], self.arrays["completions"]
-        number, column = (jax.ShapeDtypeStruct((), dtype) for dtype in (jnp.uint32, jnp.int32))
-        name = (number, number, _array(jnp.uint32, rollout.prompts, 2))
-        sampling = settings.sampling(config, (self._sizes.image_token,), self._sizes)
-        shards = row_shards()
-        at_once = prompts_at_once(self._counts.batch // shards, max(rollout.prompt_buckets))
-        places = [_array(jnp.int32, shards * at_once)] * 2
-        given = prefix, completions, self.arrays["prompts"], self.arrays["features"], *places, *name
-        yield self._compile("prefill", admit, weights, *given, sampling=sampling)[0]
-        places = [_array(jnp.int32, self._counts.batch * rollout.group_size)] * 2
-        given = prefix, caches, completions, *places, column, *name
-        steps = steps_of_segment(SEGMENT, rollout.new_tokens)
-        program = decode_program(platform())
-        yield self._compile("decode", program, weights, *given, steps=steps, sampling=sampling)[0]
+        largest = {
+            "vision": self._rollout.images(),
+            "prefill": self._rollout.admission(),
+            "decode": self._rollout.decode(self._rollout.rows),
+        }
+        for name, program in largest.items():
+            yield self._compile(name, program.function, *program.arguments, **program.static)[0]
 
     def update(self) -> Iterator[Compiled]:
         """From completions to new weights."""
@@ -273,11 +222,7 @@ class Planner:
                 jax.ShapeDtypeStruct(patches[:2], jnp.int32),
             ),
         )
-        return _as_rows(rows)
-
-    def _first(self, rows: Tree, count: int) -> Tree:
-        """The layout of fewer rows."""
-        return _as_rows(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((count, *leaf.shape[1:]), leaf.dtype), rows))
+        return rows_of(rows)
 
     def _compile(self, name: str, function: Any, *arguments: Any, **static: Any) -> tuple[Compiled, Any]:
         """A program, and its results as shapes with layouts."""
@@ -322,11 +267,6 @@ def bytes_on_chip(tree: Any) -> int:
     return total
 
 
-def _lay_out(tree: Tree, rules: Rules) -> Tree:
-    mesh = jax.sharding.get_mesh()
-    return jax.tree.map(_with_sharding, tree, parameter_shardings(tree, mesh, rules))
-
-
 def _on_host(moments: Tree) -> Tree:
     """As `state.to_host` leaves them."""
 
@@ -336,16 +276,8 @@ def _on_host(moments: Tree) -> Tree:
     return jax.tree.map(move, moments)
 
 
-def _as_rows(tree: Tree) -> Tree:
-    return jax.tree.map(_with_sharding, tree, row_shardings(tree, jax.sharding.get_mesh()))
-
-
-def _as_caches(tree: Tree) -> Tree:
-    return jax.tree.map(_with_sharding, tree, cache_shardings(tree, jax.sharding.get_mesh()))
-
-
 def _array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-    return _as_rows(jax.ShapeDtypeStruct(shape, dtype))
+    return rows_of(jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:

@@ -8,6 +8,7 @@ from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.planning.chips import GIB
 from vlaa_jax.planning.plan import ROOM, Row
+from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
 _HEADER = (
     *("program", "runs", "HBM GiB", "resident", "temporary", "fits", "TFLOP", "HBM GB", "sent GB"),
@@ -30,8 +31,8 @@ def heading(config: ConfigDict, sizes: ModelConfig) -> str:
     batch = min(rollout.batch, rollout.prompts)
     in_row = section.row_completions or rollout.group_size
     return (
-        f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; prompts of {max(rollout.prompt_buckets):,} "
-        f"tokens with {max(rollout.window_buckets)} windows ({max(rollout.window_buckets) * unit:,} image tokens), "
+        f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; prompts of {longest_prompt(config):,} "
+        f"tokens with {most_windows(config)} windows ({most_windows(config) * unit:,} image tokens), "
         f"groups of {rollout.group_size}, {rollout.new_tokens:,} new tokens\n"
         f"{batch} of {rollout.prompts} prompts answered at once; updates of {section.completions} completions "
         f"in micro-batches of {section.micro_batch} groups, {in_row} completions a row"

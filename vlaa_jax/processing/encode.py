@@ -60,6 +60,12 @@ class Encoder:
         """The patches of a text without images."""
         return plan(np.zeros((0, self.images.patch_values), np.float32), [], self.geometry)[0]
 
+    @property
+    def no_prompt(self) -> EncodedPrompt:
+        """One without a token: the shapes and dtypes of all."""
+        nothing = np.zeros(0, np.int32)
+        return EncodedPrompt(nothing, np.zeros((3, 0), np.int32), nothing, self.no_vision, ())
+
     def sizes(self, record: Record) -> tuple[int, int]:
         """Length of the prompt in tokens and number of its windows; cuts no patches.
 

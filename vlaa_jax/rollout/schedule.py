@@ -4,6 +4,7 @@ Every process decides for all chips, from numbers that all have, so all launch t
 """
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -18,6 +19,24 @@ def row_buckets(slots: int, group: int) -> tuple[int, ...]:
     while sizes[-1] > _FEWEST_ROWS:
         sizes.append(max(-(-sizes[-1] // 2), _FEWEST_ROWS))
     return tuple(sizes)
+
+
+def slots_beside(rows: int, slots: int) -> int:
+    """Slots that are kept beside so many rows, of those there are at first."""
+    return min(slots, rows)
+
+
+def moves(slots: int, group: int, *, refill: bool) -> list[tuple[int, int]]:
+    """Numbers of rows that follow each other.
+
+    Args:
+      slots: of a chip.
+      group: G.
+      refill: whether prompts wait for a slot.
+    """
+    sizes = row_buckets(slots, group)
+    fewer = list(itertools.combinations(sizes, 2))
+    return fewer + [(few, many) for many, few in fewer if refill and few >= slots]
 
 
 def prompts_at_once(slots: int, length: int) -> int:
@@ -138,7 +157,7 @@ class Schedule:
             slots[(slots >= 0) & done[chip].all(axis=1)[np.maximum(slots, 0)]] = -1
 
     def _resize(self, size: int) -> Move:
-        chips, slots = len(self.prompts), min(self._slots, size)
+        chips, slots = len(self.prompts), slots_beside(size, self._slots)
         moved_slots = None
         if slots != self.prompts.shape[1]:
             moved_slots = np.argsort(self.prompts < 0, axis=1, kind="stable")[:, :slots]

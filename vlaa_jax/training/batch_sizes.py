@@ -3,9 +3,12 @@
 import dataclasses
 from collections.abc import Iterable
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.processing.buckets import ladder
+from vlaa_jax.training.shared_prompt import ROW_MULTIPLE, longest_row
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,12 +64,43 @@ def grpo_sizes(config: ConfigDict, shards: int) -> GRPOSizes:
         f"groups that divide an update's {groups}, of which the {parts} row(s) each fill the {shards} parts of the "
         "mesh evenly (config.updates.row_completions splits a group over more rows)",
     )
-    if max(section.completion_buckets) < rollout.new_tokens:
+    longest = longest_update_row(config, longest_prompt(config))
+    if section.row_buckets and max(section.row_buckets) < longest:
         raise InputError(
-            f"config.updates.completion_buckets is {tuple(section.completion_buckets)}: expected one of at least "
-            f"config.rollout.new_tokens ({rollout.new_tokens})"
+            f"config.updates.row_buckets is {tuple(section.row_buckets)}: expected one of at least {longest}, for the "
+            f"longest prompt and {in_row} completion(s) of config.rollout.new_tokens ({rollout.new_tokens})"
         )
     return GRPOSizes(samples // section.completions, groups, parts, min(rollout.batch, prompts))
+
+
+def longest_prompt(config: ConfigDict) -> int:
+    """Tokens of the longest prompt that a run takes."""
+    return max(config.rollout.prompt_buckets or (config.rollout.longest_prompt,))
+
+
+def most_windows(config: ConfigDict) -> int:
+    """Windows of the largest images that a run takes."""
+    return max(config.rollout.window_buckets or (config.rollout.most_windows,))
+
+
+def longest_update_row(config: ConfigDict, prompt: int) -> int:
+    """Tokens that the largest row of an update needs, behind a prompt of so many."""
+    completions = config.updates.row_completions or config.rollout.group_size
+    return longest_row(prompt, completions, config.rollout.new_tokens)
+
+
+def row_buckets(config: ConfigDict, prompts: np.ndarray) -> tuple[int, ...]:
+    """Lengths of an update's rows: `config.updates.row_buckets`, or a ladder where that is empty.
+
+    Args:
+      config: of the run.
+      prompts: tokens of every prompt that it may draw.
+    """
+    section = config.updates
+    if section.row_buckets:
+        return tuple(section.row_buckets)
+    largest = longest_update_row(config, int(prompts.max()))
+    return ladder(int(prompts.min()) + 1, largest, section.most_row_buckets, multiple=ROW_MULTIPLE)
 
 
 def rollout_batches(config: ConfigDict, shards: int) -> list[int]:

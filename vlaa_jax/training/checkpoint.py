@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 from tqdm import tqdm
@@ -124,6 +126,7 @@ class Checkpoints:
                 f"{expected.get(odd)} by the config"
             )
         arrays = self._load(step, jax.tree.map(_abstract, wanted))
+        arrays = {name: array if wanted[name].committed else _unbound(array) for name, array in arrays.items()}
         return _unflatten(state, arrays), dict(self._checkpointer.metadata(step).custom_metadata)
 
     def restore_weights(self, trainable: Qwen2_5_VL, step: int) -> Qwen2_5_VL:
@@ -227,6 +230,11 @@ def _unflatten(state: TrainState, arrays: dict[str, jax.Array]) -> TrainState:
     structure = jax.tree.structure(_saved(state))
     trainable, optimizer, updates = jax.tree.unflatten(structure, [arrays[name] for name in _flatten(state)])
     return TrainState(trainable, state.frozen, optimizer, updates)
+
+
+def _unbound(array: jax.Array) -> jax.Array:
+    """One that is bound to its device makes other programs of all it reaches than those of a fresh start."""
+    return jnp.array(np.asarray(array))
 
 
 def _name(path: tuple) -> str:

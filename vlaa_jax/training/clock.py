@@ -1,9 +1,9 @@
-"""Where the seconds of a step went, and which programs were compiled."""
+"""Where the seconds of a step went, and how many programs were compiled."""
 
 import collections
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -13,24 +13,16 @@ _END: Any = object()
 
 
 class Clock:
-    """Seconds by phase since the last `read`, and a word before each wait for a program.
+    """Seconds by phase since the last `read`.
 
     Phases say what the loop waited for, not what ran: work in the background, on the host or on the chips, counts where
     its result was waited for.
     """
 
-    def __init__(self, programs: int = 0, say: Callable[[str], None] = lambda message: None):
-        """Starts with nothing.
-
-        Args:
-          programs: most of them that `program` will name.
-          say: shows a line.
-        """
+    def __init__(self) -> None:
         self._seconds: collections.Counter[str] = collections.Counter()
         self._open: list[str] = []  # phases around the present moment, the innermost last
         self._since = 0.0  # it has been the innermost
-        self._programs, self._say = programs, say
-        self._ready: set[str] = set()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -53,16 +45,6 @@ class Clock:
             if item is _END:
                 return
             yield item
-
-    def program(self, name: str) -> None:
-        """Called before a large program runs; the first time it is compiled, which takes seconds to minutes.
-
-        Args:
-          name: what the program does and at which sizes.
-        """
-        if name not in self._ready:
-            self._ready.add(name)
-            self._say(f"preparing program {len(self._ready)} of at most {self._programs}: {name}")
 
     def read(self) -> dict[str, float]:
         """Phases and their seconds, and starts anew."""

@@ -33,12 +33,14 @@ class Experience:
       rollout: `[B, G, C]`, on the chips.
       judged: B groups, on every process.
       dropped: others that were sampled for this step.
+      shape: (P, W) that the prompts of all of them ran at.
       row_steps: of all that was sampled in this step.
     """
 
     rollout: Rollout
     judged: list[Judged]
     dropped: list[Judged]
+    shape: tuple[int, int]
     row_steps: RowSteps
 
     @property
@@ -118,7 +120,7 @@ class Collector:
         """
         count, batch = self._config.rollout.prompts, self._generator.batch
         most = max(count, int(count * self._config.rollout.oversample) // batch * batch)
-        shape = self._shape(draw + np.arange(most), clock)  # one for all that the step may draw
+        shape = self._shape(draw + np.arange(most))  # one for all that the step may draw
         weights = self._weights(model, clock)
 
         def answer(drawn: int, count: int) -> tuple[Rollout, list[Judged]]:
@@ -139,7 +141,7 @@ class Collector:
             for to, place in taken.items():
                 dropped.append(judged[to])
                 judged[to] = found[place]
-        return Experience(rollout, judged, dropped, row_steps)
+        return Experience(rollout, judged, dropped, shape, row_steps)
 
     def collect_ahead(
         self,
@@ -169,7 +171,7 @@ class Collector:
 
         def start(draw: int) -> tuple[list[Drawn], Run]:
             draws = draw + np.arange(count)
-            return self._start(self._weights(model, clock), draws, self._shape(draws, clock), clock, check_stop)
+            return self._start(self._weights(model, clock), draws, self._shape(draws), clock, check_stop)
 
         if sampled is None:
             drawn, run = start(draw)
@@ -189,10 +191,10 @@ class Collector:
         collections.deque(segments, maxlen=0)
         with clock.phase("verify"):
             judged = judging.everywhere()
-        if run is None:
-            return Experience(sampled.rollout, judged, [], row_steps), None
-        row_steps += run.rollout.row_steps
-        return Experience(sampled.rollout, judged, [], row_steps), Sampled(following, run.rollout)
+        if run is not None:
+            row_steps += run.rollout.row_steps
+        experience = Experience(sampled.rollout, judged, [], self._shape(draw + np.arange(count)), row_steps)
+        return experience, Sampled(following, run.rollout) if run is not None else None
 
     def sampled_before(self, model: Qwen2_5_VL, draw: int, completions: Completions) -> Sampled:
         """What a checkpoint kept the completions of, as `collect_ahead` left it.
@@ -204,7 +206,7 @@ class Collector:
         """
         draws, clock = draw + np.arange(self._config.rollout.prompts), Clock()
         # Prompts and features depend on no trained weight, so nothing is sampled again.
-        drawn, run = self._start(self._weights(model, clock), draws, self._shape(draws, clock), clock, lambda: None)
+        drawn, run = self._start(self._weights(model, clock), draws, self._shape(draws), clock, lambda: None)
         return Sampled(drawn, Rollout(run.rows, run.features, completions, RowSteps()))
 
     def _answer(
@@ -237,12 +239,10 @@ class Collector:
         with clock.phase("rollout"):
             return drawn, self._generator.start(weights, [d.prompt for d in drawn], draws, shape, check_stop)
 
-    def _shape(self, draws: np.ndarray, clock: Clock) -> tuple[int, int]:
-        """(P, W) of the program that these draws need."""
+    def _shape(self, draws: np.ndarray) -> tuple[int, int]:
+        """(P, W) of the programs that these draws need."""
         places = [self.data.place(int(draw)) for draw in draws]
-        shape = self._generator.shape(self._index.prompt[places], self._index.windows[places])
-        clock.program(f"rollout of {shape[0]} + {self._generator.new_tokens} tokens, {shape[1]} windows")
-        return shape
+        return self._generator.shape(self._index.prompt[places], self._index.windows[places])
 
     def _weights(self, model: Qwen2_5_VL, clock: Clock) -> SamplingWeights:
         with clock.phase("rollout"):

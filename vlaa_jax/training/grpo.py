@@ -9,17 +9,16 @@ import jax.numpy as jnp
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import Metrics, WeightedSum
 from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
-from vlaa_jax.objectives.log_probabilities import token_log_probabilities
 from vlaa_jax.processing.batches import Rows
 from vlaa_jax.sharding import ROWS, TRAINING, P, keep_parameters, keep_rows, over_rows, row_specs, specs
-from vlaa_jax.training.shared_prompt import completion_states
+from vlaa_jax.training.shared_prompt import SharedRows, completion_log_probabilities, lay_out
 from vlaa_jax.training.state import partition
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Groups:
-    """Prompts with their sampled completions.
+    """The prompts of a step with their sampled completions.
 
     Attributes:
       prompts: `[B, P]`.
@@ -70,18 +69,20 @@ class Policy:
     remat: str
     chunk: int
 
-    def log_probabilities(self, model: Qwen2_5_VL, groups: Groups) -> tuple[jax.Array, jax.Array]:
+    def log_probabilities(self, model: Qwen2_5_VL, batch: SharedRows) -> tuple[jax.Array, jax.Array]:
         """`[B, G, C]` log-probabilities of the completions' tokens, and entropies; after the end they mean nothing."""
         dtype = jnp.dtype(self.dtype)
-        features = groups.features
+        features = batch.features
         if features is None:
-            features = model.vision(groups.prompts.vision, dtype, self.remat)
-        states = completion_states(
-            model, groups.prompts, features, groups.tokens, groups.lengths, dtype=dtype, remat=self.remat
-        )
-        head = model.language.head[...]
-        return token_log_probabilities(
-            states, head, groups.tokens, temperature=self.temperature or 1.0, chunk=self.chunk
+            features = model.vision(batch.rows.vision, dtype, self.remat)
+        return completion_log_probabilities(
+            model,
+            batch,
+            features,
+            temperature=self.temperature or 1.0,
+            dtype=dtype,
+            remat=self.remat,
+            chunk=self.chunk,
         )
 
 
@@ -102,27 +103,27 @@ def reference_weights(model: Qwen2_5_VL, *, dtype: str, freeze_vision: bool) -> 
 
 
 @functools.partial(jax.jit, static_argnames="policy")
-def group_log_probabilities(model: Qwen2_5_VL, groups: Groups, *, policy: Policy) -> jax.Array:
+def group_log_probabilities(model: Qwen2_5_VL, batch: SharedRows, *, policy: Policy) -> jax.Array:
     """`[B, G, C]` without gradient: the reference's, or a recomputation of the policy's."""
     run = over_rows(
-        lambda model, groups: policy.log_probabilities(model, groups)[0],
-        (specs(model, TRAINING), row_specs(groups)),
+        lambda model, batch: policy.log_probabilities(model, batch)[0],
+        (specs(model, TRAINING), row_specs(batch)),
         P(ROWS),
         split_weights=True,
     )
-    return run(model, groups)
+    return run(model, batch)
 
 
 def group_loss(
     model: Qwen2_5_VL,
-    batch: tuple[Groups, Scored, jax.Array],
+    batch: tuple[SharedRows, Scored, jax.Array],
     *,
     policy: Policy,
     objective: GRPOObjective,
 ) -> tuple[jax.Array, Metrics]:
     """Loss sum and metrics of a micro-batch; the third part of the batch is the KL coefficient."""
-    groups, scored, kl_coefficient = batch
-    log_probability, entropy = policy.log_probabilities(model, groups)
+    rows, scored, kl_coefficient = batch
+    log_probability, entropy = policy.log_probabilities(model, rows)
     loss, metrics = grpo_loss(
         log_probability,
         scored.old,
@@ -135,9 +136,8 @@ def group_loss(
     )
     counted = jnp.sum(scored.mask, dtype=jnp.float32)
     metrics["entropy"] = WeightedSum(jnp.sum(jnp.where(scored.mask, entropy, 0.0)), counted)
-    row_tokens = groups.prompts.segments.size + groups.tokens.size
-    real = jnp.sum(groups.prompts.segments > 0) + jnp.sum(groups.lengths)
-    metrics["real_token_share"] = WeightedSum(real.astype(jnp.float32), jnp.float32(row_tokens))
+    segments = rows.rows.segments
+    metrics["real_token_share"] = WeightedSum(jnp.sum(segments > 0, dtype=jnp.float32), jnp.float32(segments.size))
     return loss, metrics
 
 
@@ -147,49 +147,37 @@ def put_tokens(whole: jax.Array, part: jax.Array, chosen: jax.Array) -> jax.Arra
 
     Args:
       whole: what stays where nothing is put.
-      part: `[b * parts, G / parts, c]`.
+      part: `[b * parts, G / parts, C]`.
       chosen: `[b]` places of the groups.
     """
-    part = part.reshape(len(chosen), whole.shape[1], -1)
-    return keep_rows(whole.at[chosen, :, : part.shape[-1]].set(part))
+    return keep_rows(whole.at[chosen].set(part.reshape(len(chosen), *whole.shape[1:])))
 
 
-@functools.partial(jax.jit, static_argnames=("prompt_length", "completion_length", "parts"))
+@functools.partial(jax.jit, static_argnames=("length", "parts"))
 def take_groups(
-    groups: Groups, scored: Scored, chosen: jax.Array, *, prompt_length: int, completion_length: int, parts: int = 1
-) -> tuple[Groups, Scored]:
-    """Some groups of a step, cut to the smallest buckets that hold them.
+    groups: Groups, scored: Scored, chosen: jax.Array, *, length: int, parts: int = 1
+) -> tuple[SharedRows, Scored]:
+    """Some groups of a step in rows for the update.
 
     Args:
       groups, scored: of the whole step.
       chosen: `[b]` places of the groups.
-      prompt_length: P of the result.
-      completion_length: C of the result.
+      length: T of a row, in which they have room (`shared_prompt.row_bucket`).
       parts: rows that each group is split over; every one has the prompt.
 
     Returns:
-      `(Groups, Scored)` of `b * parts` rows with `G / parts` completions.
+      `(SharedRows, Scored)` of `b * parts` rows with `G / parts` completions.
     """
     rows = jnp.repeat(chosen, parts)
-    prompt = lambda array: array[rows, :prompt_length]  # noqa: E731
     split = lambda array: array[chosen].reshape(len(rows), -1, *array.shape[2:])  # noqa: E731
-    tokens = lambda array: None if array is None else split(array)[..., :completion_length]  # noqa: E731
+    of_prompt = lambda array: array[rows]  # noqa: E731
     prompts = Rows(
-        prompt(groups.prompts.tokens),
-        prompt(groups.prompts.segments),
-        groups.prompts.positions[:, rows, :prompt_length],
-        prompt(groups.prompts.feature_index),
-        jax.tree.map(lambda leaf: leaf[rows], groups.prompts.vision),
+        of_prompt(groups.prompts.tokens),
+        of_prompt(groups.prompts.segments),
+        groups.prompts.positions[:, rows],
+        of_prompt(groups.prompts.feature_index),
+        jax.tree.map(of_prompt, groups.prompts.vision),
     )
-    features = None if groups.features is None else groups.features[rows]
-    taken = (
-        Groups(prompts, features, tokens(groups.tokens), split(groups.lengths)),
-        Scored(
-            tokens(scored.old),
-            tokens(scored.reference),
-            split(scored.advantages),
-            tokens(scored.mask),
-            tokens(scored.importance),
-        ),
-    )
-    return keep_rows(taken)
+    features = None if groups.features is None else of_prompt(groups.features)
+    shared = lay_out(prompts, features, split(groups.tokens), split(groups.lengths), length)
+    return keep_rows((shared, jax.tree.map(split, scored)))

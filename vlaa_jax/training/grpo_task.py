@@ -11,24 +11,25 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from vlaa_jax import distributed
+from vlaa_jax.ahead import Program
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
-from vlaa_jax.processing.batches import bucket, buckets_in_use
+from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import load_scorer, require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
-from vlaa_jax.rollout.generate import Generator, Rollout
-from vlaa_jax.rollout.random_bits import TRAINING
+from vlaa_jax.rollout.generate import Rollout
 from vlaa_jax.sharding import fetch_all, move, own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
 from vlaa_jax.training.answers import answer_metrics, sample_rows, scores
-from vlaa_jax.training.batch_sizes import grpo_sizes
+from vlaa_jax.training.batch_sizes import grpo_sizes, row_buckets
 from vlaa_jax.training.clock import Clock
-from vlaa_jax.training.experience import Collector, Sampled
+from vlaa_jax.training.experience import Collector, Experience, Sampled
 from vlaa_jax.training.grpo import (
     Groups,
     Scored,
@@ -38,10 +39,13 @@ from vlaa_jax.training.grpo import (
     reference_weights,
     take_groups,
 )
+from vlaa_jax.training.grpo_programs import grpo_programs
+from vlaa_jax.training.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 
 # Seeds of the step's own permutations must differ from those of the data's epochs.
 _GROUP_ORDER, _SHUFFLED_REWARDS = 1, 2
+_BUCKETS = ("prompt_buckets", "window_buckets", "row_buckets")  # among the numbers that a checkpoint keeps
 
 
 class GRPOTask:
@@ -59,7 +63,14 @@ class GRPOTask:
         require_scorer(verifiers, self.scorer)
         self.pool = MathPool(config.rewards.math_workers)
         self.steps = config.steps
-        self.numbers: dict[str, Any] = {"draws": 0, "kl_coefficient": config.objective.kl_coefficient}
+        buckets = settings.rollout_buckets(config, self.index, drawn=config.rollout.prompts)
+        rows = row_buckets(config, self.index.prompt[self.index.good])
+        self.numbers: dict[str, Any] = {
+            "draws": 0,
+            "kl_coefficient": config.objective.kl_coefficient,
+            # They follow from data and config; kept so that a run goes on with those it began with.
+            **dict(zip(_BUCKETS, map(list, (*buckets, rows)), strict=True)),
+        }
         self.waiting: dict[str, jax.Array] = {}
         self.updates_per_step = self._counts.updates * config.updates.epochs
         # Without a penalty nothing reads the reference: it is not kept and its pass is not run.
@@ -73,26 +84,21 @@ class GRPOTask:
         loss = functools.partial(group_loss, policy=self._policy, objective=self._objective)
         updates = config.steps * self.updates_per_step
         self.state, self._updater, self._schedule = settings.start_training(config, model, loss, updates)
-        self._generator = Generator(
-            sampling=settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes),
-            group=config.rollout.group_size,
-            new_tokens=config.rollout.new_tokens,
-            prompt_buckets=tuple(config.rollout.prompt_buckets),
-            window_buckets=tuple(config.rollout.window_buckets),
-            seed=config.seed,
-            stream=TRAINING,
-            batch=self._counts.batch,
-            frozen_vision=config.model.freeze_vision,
-        )
-        self.programs = self._count_programs()
 
     @property
     def model(self) -> Qwen2_5_VL:
         return self.state.model
 
     def begin(self) -> None:
+        config = self.config
+        if distributed.is_first():
+            chosen = (f"{name.replace('_', ' ')} {', '.join(map(str, self.numbers[name]))}" for name in _BUCKETS)
+            print("; ".join(chosen), flush=True)
+        sampling = settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes)
+        buckets = self.numbers["prompt_buckets"], self.numbers["window_buckets"]
+        self._generator = settings.generator(config, sampling, self._counts.batch, buckets)
         self._collector = Collector(
-            self.config, self._generator, self.source, self.index, self.encoder, scorer=self.scorer, pool=self.pool
+            config, self._generator, self.source, self.index, self.encoder, scorer=self.scorer, pool=self.pool
         )
         self._ahead: Sampled | None = None
         if self.waiting:
@@ -118,7 +124,7 @@ class GRPOTask:
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
                 learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths, clock)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
@@ -130,6 +136,7 @@ class GRPOTask:
                 metrics["rollout/kept_share"] = experience.kept_share
             if experience.row_steps.ran:
                 metrics["rollout/wasted_row_steps"] = experience.row_steps.wasted
+            metrics |= self._padding(experience)
             metrics["epoch"] = self.numbers["draws"] / len(self._collector.data)
             self._control_kl(metrics, rewards.size)
             samples = sample_rows(judged, fetch_all(scored.advantages))
@@ -145,21 +152,38 @@ class GRPOTask:
             pictures = {record.id: record.images[0] for record in shown if record.images}
             return StepReport(metrics, samples, counts, bad, pictures)
 
-    def _count_programs(self) -> int:
-        """A bound from the records' sizes: which buckets a step needs is known when it is drawn."""
-        rollout, good = self.config.rollout, self.index.good
-        prompts = buckets_in_use(self.index.prompt[good], rollout.prompt_buckets, "a prompt's length")
-        windows = buckets_in_use(self.index.windows[good], rollout.window_buckets, "a prompt's window count")
-        completions = {min(size, rollout.new_tokens) for size in self.config.updates.completion_buckets}
-        passes = 1 + (self._reference is not None) + self.config.rollout.ahead
-        return len(prompts) * len(windows) * (1 + passes * len(completions))
+    def _padding(self, experience: Experience) -> dict[str, float]:
+        """Shares of the rollout's shape that no prompt fills."""
+        places = [self._collector.data.place(group.draw) for group in experience.all]
+        length, windows = experience.shape
+        return {
+            "rollout/padding_share": 1 - float(self.index.prompt[places].mean()) / length,
+            "rollout/window_padding_share": 1 - float(self.index.windows[places].mean()) / windows,
+        }
+
+    def programs(self) -> list[Program]:
+        sizes = (self.index.prompt, self.index.windows)
+        used = {
+            name: buckets_in_use(of[self.index.good], self.numbers[name], name)
+            for name, of in zip(_BUCKETS[:2], sizes, strict=True)
+        }
+        return grpo_programs(
+            self.config,
+            self._counts,
+            dataclasses.replace(self._generator, **used),
+            self.numbers["row_buckets"],
+            self.encoder.no_prompt,
+            self.state,
+            self._reference,
+            self._updater,
+        )
 
     def _occurs(self, verifier: str) -> bool:
         place = VERIFIERS.index(verifier)
         return bool((self.index.verifier[self.index.good] == place).any())
 
     def _score(
-        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
+        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
     ) -> tuple[Groups, Scored]:
         """Everything the updates of this step read.
 
@@ -175,15 +199,6 @@ class GRPOTask:
         groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
-        if self.config.rollout.ahead:
-            old = self._present_log_probabilities(groups, prompts, lengths, clock)
-        importance = None
-        if section.importance_cap:
-            importance = truncated_importance_weights(
-                old, completions.sampled_log_probability, mask, cap=section.importance_cap
-            )
-        if section.mask_truncated:
-            mask = truncation_mask(mask, ~completions.ended)
         scored = Scored(
             old=old,
             reference=None,
@@ -193,50 +208,42 @@ class GRPOTask:
                 scale=section.advantage_scale,
                 epsilon=section.advantage_epsilon,
             ),
-            mask=mask,
-            importance=importance,
+            mask=truncation_mask(mask, ~completions.ended) if section.mask_truncated else mask,
+            importance=old if section.importance_cap else None,
         )
+        if self.config.rollout.ahead:
+            old = self._present_log_probabilities(groups, scored, prompts, lengths)
+            scored = dataclasses.replace(scored, old=old)
+        if section.importance_cap:
+            importance = truncated_importance_weights(
+                old, completions.sampled_log_probability, mask, cap=section.importance_cap
+            )
+            scored = dataclasses.replace(scored, importance=importance)
         return groups, scored
 
     def _present_log_probabilities(
-        self, groups: Groups, prompts: np.ndarray, lengths: np.ndarray, clock: Clock
+        self, groups: Groups, scored: Scored, prompts: np.ndarray, lengths: np.ndarray
     ) -> jax.Array:
-        """`[B, G, C]` of the policy before this step's updates."""
-        out = zeros = jnp.zeros_like(groups.tokens, jnp.float32)
-        nothing = Scored(zeros, None, zeros[..., 0], zeros, None)
-        for places in self._micro_batches(np.arange(len(lengths)), lengths):
-            part, _ = self._take(groups, nothing, places, prompts, lengths)
-            clock.program(_named("old log-probabilities", part))
+        """`[B, G, C]` of the policy before this step's updates; of `scored` only the shapes count."""
+        out = scored.old
+        for places in micro_batches(np.arange(len(lengths)), prompts, lengths, self.config.updates.micro_batch):
+            part, _ = self._take(groups, scored, places, prompts, lengths)
             values = group_log_probabilities(self.model, part, policy=self._policy)
             out = put_tokens(out, values, jnp.asarray(places))
         return out
 
-    def _refer(self, reference: Qwen2_5_VL, part: Groups, scored: Scored, clock: Clock) -> Scored:
+    def _refer(self, reference: Qwen2_5_VL, part: SharedRows, scored: Scored) -> Scored:
         """Adds the reference's log-probabilities of a micro-batch."""
-        clock.program(_named("reference", part))
         return dataclasses.replace(scored, reference=group_log_probabilities(reference, part, policy=self._policy))
-
-    def _micro_batches(self, chosen: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Groups of an update in micro-batches; sorted by length, so that few share a large bucket with small ones."""
-        size = self.config.updates.micro_batch
-        ordered = chosen[np.argsort(lengths[chosen].max(axis=1), kind="stable")]
-        return [ordered[at : at + size] for at in range(0, len(ordered), size)]
 
     def _take(
         self, groups: Groups, scored: Scored, chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
-    ) -> tuple[Groups, Scored]:
-        """Groups cut to the smallest buckets that hold their prompts (`[B]` tokens) and completions."""
-        prompt_length = bucket(int(prompts[chosen].max()), self.config.rollout.prompt_buckets, "a prompt's length")
-        longest = int(lengths[chosen].max())
-        length = bucket(longest, self.config.updates.completion_buckets, "a completion's length")
-        return take_groups(
-            groups,
-            scored,
-            jnp.asarray(chosen),
-            prompt_length=prompt_length,
-            completion_length=min(length, groups.tokens.shape[-1]),
-            parts=self._counts.parts,
-        )
+    ) -> tuple[SharedRows, Scored]:
+        """Groups in rows of the smallest bucket that holds their prompts (`[B]` tokens) and completions."""
+        parts = self._counts.parts
+        rows = lengths[chosen].reshape(len(chosen) * parts, -1)
+        length = row_bucket(np.repeat(prompts[chosen], parts), rows, self.numbers["row_buckets"])
+        return take_groups(groups, scored, jnp.asarray(chosen), length=length, parts=parts)
 
     def _update(
         self,
@@ -261,26 +268,25 @@ class GRPOTask:
                 with clock.phase("deal"):
                     parts = [
                         self._take(groups, scored, places, prompts, lengths)
-                        for places in self._micro_batches(chosen, lengths)
+                        for places in micro_batches(chosen, prompts, lengths, section.micro_batch)
                     ]
                 if self._reference is not None:
                     with clock.phase("reference"):
                         reference = move(self._reference, "device")  # nothing moves where it is there already
-                        parts = [(part, self._refer(reference, part, of, clock)) for part, of in parts]
+                        parts = [(part, self._refer(reference, part, of)) for part, of in parts]
                         jax.block_until_ready(parts)
                         del reference
                 with clock.phase("update"):
                     denominator = loss_denominator(scored.mask[jnp.asarray(chosen)], self._objective)
                     total = None
                     for part, part_scored in parts:
-                        clock.program(_named("update", part))
                         batch = (part, part_scored, kl_coefficient)
                         total = (
                             self._updater.first(self.state, batch)
                             if total is None
                             else self._updater.add(self.state, total, batch)
                         )
-                        tokens += part.prompts.tokens.size + part.tokens.size
+                        tokens += part.rows.tokens.size
                     rate = float(self._schedule(int(self.state.updates)))
                     self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
                     finite = bool(outcome.finite)
@@ -317,8 +323,14 @@ class GRPOTask:
             )
 
 
-def _named(what: str, groups: Groups) -> str:
-    """A program and its sizes, for `Clock.program`."""
-    images = groups.prompts.vision.frames.shape[1] if groups.features is None else groups.features.shape[1]
-    unit = "windows" if groups.features is None else "image tokens"
-    return f"{what} of {groups.prompts.tokens.shape[1]} + {groups.tokens.shape[-1]} tokens, {images} {unit}"
+def micro_batches(chosen: np.ndarray, prompts: np.ndarray, lengths: np.ndarray, size: int) -> list[np.ndarray]:
+    """Groups of an update in micro-batches of `size`, sorted by tokens: few share a long row with short ones.
+
+    Args:
+      chosen: places of the groups.
+      prompts: `[B]` tokens.
+      lengths: `[B, G]` tokens.
+      size: groups of a micro-batch.
+    """
+    ordered = chosen[np.argsort(prompts[chosen] + lengths[chosen].sum(axis=1), kind="stable")]
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

@@ -14,11 +14,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
+from vlaa_jax.ahead import Program, compiling, distinct
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
 from vlaa_jax.evaluation.tables import Table, text_table
 from vlaa_jax.processing.records import RecordSource
 from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.programs import rollout_programs, weights_shapes
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
@@ -161,7 +163,7 @@ class _Loop:
         self._done = start
         self._reward: float | None = None  # held-out, after the last step done
         self._compiled = CompileCounter()
-        self._clock = Clock(task.programs, progress.say)
+        self._clock = Clock()
 
     def run(self) -> None:
         """All steps that are left, and what comes before and after them.
@@ -169,6 +171,26 @@ class _Loop:
         Raises:
           Stopped: the run was asked to stop; `save_last_step` is to follow.
         """
+        task = self._task
+        if self._done < task.steps:
+            task.begin()
+            # Held-out answers need few of them, and the rest is ready when they are given.
+            with compiling(distinct([*self._evaluation.programs(), *task.programs()])) as programs:
+                self._begin()
+                programs.wait(self._progress.say, self._stop.check)
+        else:
+            self._begin()
+        # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
+        self._began = time.perf_counter()
+        for number in range(self._done + 1, task.steps + 1):
+            with self._profiler.step(number, self._clock):
+                self._step(number)
+        distributed.together(self._checkpoints.wait)
+        if not distributed.on_first(lambda: self._evaluation.done("after", task.steps)):
+            self._evaluation.full("after", task.steps, self._stop.check)
+
+    def _begin(self) -> None:
+        """What comes before the first step of this start."""
         task, folder = self._task, self._folder
         if self._done:
             self._progress.say(f"resumed {folder.address} at step {self._done} of {task.steps}")
@@ -179,16 +201,6 @@ class _Loop:
             # Step 0 is the start policy: the "before" of the report, and the mark that a best checkpoint must pass.
             before = self._evaluation.full("before", 0, self._stop.check)
             distributed.on_first(lambda: folder.write_metrics(0, before))
-        if self._done < task.steps:
-            task.begin()
-        # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
-        self._began = time.perf_counter()
-        for number in range(self._done + 1, task.steps + 1):
-            with self._profiler.step(number, self._clock):
-                self._step(number)
-        distributed.together(self._checkpoints.wait)
-        if not distributed.on_first(lambda: self._evaluation.done("after", task.steps)):
-            self._evaluation.full("after", task.steps, self._stop.check)
 
     def save_last_step(self) -> str:
         """Saves the last whole step unless that is done, and says where the run stands."""
@@ -288,6 +300,7 @@ class _Evaluation:
         if not config.data.evaluation:
             return
         self.source, index = settings.open_records(config, "evaluation", task.encoder)
+        self._buckets = settings.rollout_buckets(config, index, drawn=1)  # batches are of records of like size
         scorer = getattr(task, "scorer", None)
         pool = getattr(task, "pool", None)
 
@@ -304,6 +317,20 @@ class _Evaluation:
 
         self._subset = evaluator(config.evaluation.records)
         self._full = evaluator(0)
+
+    def programs(self) -> list[Program]:
+        """All that answer."""
+        if self.source is None:
+            return []
+        task = self._task
+        weights = weights_shapes(task.model, settings.compute_dtype(self._config))
+        return [
+            program
+            for greedy in (True, False)
+            for program in rollout_programs(
+                self._generator(greedy=greedy), weights, task.encoder.no_prompt, self._full.batch
+            )
+        ]
 
     def due(self, number: int) -> bool:
         return self.source is not None and number % self._config.evaluation.every == 0
@@ -335,18 +362,21 @@ class _Evaluation:
     def _run(
         self, evaluator: Evaluator, check_stop: Callable[[], None], *, greedy: bool, description: str
     ) -> list[Result]:
+        task = self._task
+        weights = sampling_weights(task.model, settings.compute_dtype(self._config))
+        return evaluator(weights, self._generator(greedy=greedy), description, check_stop=check_stop)
+
+    def _generator(self, *, greedy: bool) -> Generator:
         config, task = self._config, self._task
-        generator = Generator(
+        return Generator(
             sampling=settings.sampling(config, task.encoder.tokenizer.end_tokens, task.model.config, greedy=greedy),
             group=1 if greedy else config.evaluation.samples,
             new_tokens=config.rollout.new_tokens,
-            prompt_buckets=tuple(config.rollout.prompt_buckets),
-            window_buckets=tuple(config.rollout.window_buckets),
+            prompt_buckets=self._buckets[0],
+            window_buckets=self._buckets[1],
             seed=config.seed,
             stream=EVALUATION,
         )
-        weights = sampling_weights(task.model, settings.compute_dtype(config))
-        return evaluator(weights, generator, description, check_stop=check_stop)
 
 
 def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:

@@ -16,6 +16,7 @@ from vlaa_jax.models.layers import REMAT_POLICIES
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.objectives.grpo import GRPOObjective
+from vlaa_jax.processing.buckets import choose_buckets
 from vlaa_jax.processing.conversation import load_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import ImageProcessor
@@ -25,7 +26,10 @@ from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry
 from vlaa_jax.rewards import check_gold
 from vlaa_jax.rollout.draw import Sampling
+from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.random_bits import TRAINING
 from vlaa_jax.sharding import make_mesh, place_parameter
+from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 from vlaa_jax.training.grpo import Policy
 from vlaa_jax.training.optimizer import adamw, learning_rate_schedule
 from vlaa_jax.training.sft import PackedLoss
@@ -107,14 +111,31 @@ def open_records(config: ConfigDict, field: str, encoder: Encoder) -> tuple[Reco
     enabled = [VERIFIERS.index(name) for name in config.rewards.enabled]
     index = usable(index, np.isin(index.verifier, enabled), "its verifier is not in config.rewards.enabled")
     if config.task != "sft" or field != "train":  # packed rows have bounds of their own
-        section = config.rollout
-        index = usable(index, index.prompt <= max(section.prompt_buckets), "prompt above the largest bucket")
-        index = usable(index, index.windows <= max(section.window_buckets), "windows above the largest bucket")
+        index = usable(index, index.prompt <= longest_prompt(config), "prompt above the largest bucket")
+        index = usable(index, index.windows <= most_windows(config), "windows above the largest bucket")
     if not len(index.good):
         raise InputError(f"config.data.{field}: no usable record ({index.report()})")
     if index.report():
         print(f"config.data.{field}: {index.report()}", flush=True)
     return source, index
+
+
+def rollout_buckets(config: ConfigDict, index: Index, *, drawn: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Buckets of prompt tokens and of windows: the config's, or chosen from the usable records where it has none.
+
+    They follow from data and config alone, so all processes and a run that goes on have the same.
+
+    Args:
+      config: of the run.
+      index: of the shard set.
+      drawn: random records of a batch; 1 where batches are made of records of like size.
+    """
+    section, good = config.rollout, index.good
+
+    def choose(given: Sequence[int], sizes: np.ndarray, multiple: int) -> tuple[int, ...]:
+        return tuple(given) or choose_buckets(sizes[good], section.most_buckets, drawn=drawn, multiple=multiple)
+
+    return choose(section.prompt_buckets, index.prompt, 32), choose(section.window_buckets, index.windows, 4)
 
 
 def sampling(config: ConfigDict, end_tokens: tuple[int, ...], sizes: ModelConfig, *, greedy: bool = False) -> Sampling:
@@ -126,6 +147,30 @@ def sampling(config: ConfigDict, end_tokens: tuple[int, ...], sizes: ModelConfig
         top_p=1.0 if greedy else section.top_p,
         end_tokens=end_tokens,
         banned_tokens=(sizes.image_token, sizes.video_token),
+    )
+
+
+def generator(
+    config: ConfigDict, sampling: Sampling, batch: int, buckets: tuple[Sequence[int], Sequence[int]]
+) -> Generator:
+    """Of the rollouts that a policy learns from.
+
+    Args:
+      config: of the run.
+      sampling: the distribution.
+      batch: prompts that are answered at once.
+      buckets: of prompt tokens and of windows.
+    """
+    return Generator(
+        sampling=sampling,
+        group=config.rollout.group_size,
+        new_tokens=config.rollout.new_tokens,
+        prompt_buckets=tuple(buckets[0]),
+        window_buckets=tuple(buckets[1]),
+        seed=config.seed,
+        stream=TRAINING,
+        batch=batch,
+        frozen_vision=config.model.freeze_vision,
     )
 
 

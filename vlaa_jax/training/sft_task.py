@@ -8,9 +8,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
+from vlaa_jax.ahead import Program, resized, rows_of
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.sft import sft_loss_denominator
+from vlaa_jax.processing.batches import Targets, pad_prompts
 from vlaa_jax.processing.index import usable
 from vlaa_jax.sharding import own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
@@ -18,6 +20,7 @@ from vlaa_jax.training.batch_sizes import check_sft_sizes
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.sft_data import PackedShape, SFTData
 from vlaa_jax.training.task import StepReport
+from vlaa_jax.training.update_programs import step_program, update_program
 
 _SPIKE = 5.0  # a loss of this many running medians is reported with its ids
 _WINDOW = 50  # steps of that median
@@ -45,7 +48,6 @@ class SFTTask:
         self.numbers: dict[str, float] = {"recent_losses": []}
         self.waiting: dict[str, jax.Array] = {}
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
-        self.programs = 1
 
     @property
     def model(self) -> Qwen2_5_VL:
@@ -54,12 +56,18 @@ class SFTTask:
     def begin(self) -> None:
         self._updates = self._data.updates(int(self.numbers.get("step", 0)))
 
+    def programs(self) -> list[Program]:
+        section = self.config.updates
+        one = pad_prompts([self.encoder.no_prompt], section.row_tokens, section.row_windows)
+        target = jax.ShapeDtypeStruct((section.rows, section.row_targets), jnp.int32)
+        batch = (resized(one, section.rows), rows_of(Targets(target, target, target)))
+        sizes = f"of {section.rows} rows of {section.row_tokens} tokens"
+        return [update_program(self._updater, self.state, batch, sizes), step_program(self._updater, self.state, batch)]
+
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         with clock.phase("data"):
             update = distributed.together(lambda: next(self._updates))
-        section = self.config.updates
         with clock.phase("update"):
-            clock.program(f"update of {section.rows} rows of {section.row_tokens} tokens")
             total = None
             denominator = jnp.float32(0)
             for batch in map(place_rows, update.micro_batches):

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import jax
 from ml_collections import ConfigDict
 
+from vlaa_jax.ahead import Program
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.training.clock import Clock
@@ -40,7 +41,6 @@ class Task(Protocol):
       state: the policy in training; replaced by every step.
       encoder: the policy's.
       steps: length of the run.
-      programs: most different names that `step` gives to `Clock.program`.
       numbers: JSON values that must survive a resume exactly; read and written by the loop.
       waiting: arrays of a batch that must survive it too: what a later step learns from.
     """
@@ -49,12 +49,14 @@ class Task(Protocol):
     state: TrainState
     encoder: Encoder
     steps: int
-    programs: int
     numbers: dict[str, Any]
     waiting: dict[str, jax.Array]
 
     def begin(self) -> None:
         """Called once before the first step of a start, after `state`, `numbers` and `waiting` were restored."""
+
+    def programs(self) -> Sequence[Program]:
+        """The large programs of all steps, after `begin`; the first that is needed comes first."""
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         """Does step `number` (counted from 1), with all its updates.
