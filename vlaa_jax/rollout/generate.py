@@ -58,6 +58,7 @@ class Generator:
         where these are more.
       frozen_vision: whether a rollout keeps features in place of patches.
       segment: steps after which rows change places (`schedule`).
+      row_ratio: of the numbers of rows that there are programs for.
     """
 
     sampling: Sampling
@@ -70,6 +71,7 @@ class Generator:
     batch: int = 0
     frozen_vision: bool = True
     segment: int = SEGMENT
+    row_ratio: int = 2
 
     def shape(self, lengths: Sequence[int], windows: Sequence[int]) -> tuple[int, int]:
         """(P, W) of the program that prompts of these lengths and numbers of windows need."""
@@ -114,7 +116,9 @@ class _Run:
         self._batch = min(generator.batch or self._count, self._count)
         self._slots, chips = self._batch // row_shards(), row_shards()
         at_once = prompts_at_once(self._slots, shape[0])
-        self._schedule = Schedule(chips, self._count // chips, self._slots, generator.group, at_once)
+        self._schedule = Schedule(
+            chips, self._count // chips, self._slots, generator.group, at_once, generator.row_ratio
+        )
         own = place_rows(split_draws(draws[own_rows(self._count)]))
         self._name = (jnp.uint32(generator.seed), jnp.uint32(generator.stream), own)
 
