@@ -73,6 +73,7 @@ def _recipe() -> ConfigDict:
     config.rollout.prompt_buckets = ()  # tokens; empty: chosen from the data
     config.rollout.window_buckets = ()
     config.rollout.most_buckets = 2  # of each, where they are chosen: programs are compiled for every pair
+    config.rollout.row_ratio = 2  # between the numbers of rows that decoding has programs for, as rows end
 
     config.updates = ConfigDict()
     config.updates.completions = 256  # 8 updates a step
@@ -154,7 +155,10 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.most_windows = 32
     config.updates.completions = 256
     config.updates.micro_batch = 8
-    config.updates.most_row_buckets = 6
+    # Fewer programs than by default: a small model trains as long as it compiles.
+    config.rollout.most_buckets = 1
+    config.rollout.row_ratio = 4
+    config.updates.row_buckets = (640, 1088, 1792)
     # Adam makes full steps of pure noise too: without this pull the style of answering drifts under shuffled rewards.
     config.objective.kl_coefficient = 0.05
     config.objective.kl_target = 0.0

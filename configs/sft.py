@@ -87,6 +87,7 @@ def _recipe() -> ConfigDict:
     config.rollout.prompt_buckets = ()  # tokens; empty: chosen from the data
     config.rollout.window_buckets = ()
     config.rollout.most_buckets = 2  # of each, where they are chosen: programs are compiled for every pair
+    config.rollout.row_ratio = 2  # between the numbers of rows that decoding has programs for, as rows end
 
     config.rewards = ConfigDict()
     config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
@@ -129,6 +130,8 @@ def _demo(config: ConfigDict) -> None:
     config.rollout.new_tokens = 192
     config.rollout.longest_prompt = 256
     config.rollout.most_windows = 32
+    config.rollout.most_buckets = 1
+    config.rollout.row_ratio = 4
     config.rewards.scorer = "data_prep.digit_scenes.facts:FactScorer"
     config.evaluation.every = 300
     config.evaluation.records = 260

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from vlaa_jax.rollout.schedule import Schedule, prompts_at_once, row_buckets, steps_of_segment
+from vlaa_jax.rollout.schedule import Schedule, moves, prompts_at_once, row_buckets, steps_of_segment
 
 pytestmark = pytest.mark.quick
 
 
 def test_sizes_of_programs():
-    assert row_buckets(16, 8) == (128, 64, 32, 16, 8)
-    assert row_buckets(3, 4) == (12, 8)
-    assert row_buckets(2, 2) == (4,)
+    assert row_buckets(16, 8, 2) == (128, 64, 32, 16, 8)
+    assert row_buckets(16, 8, 4) == (128, 32, 8)
+    assert row_buckets(3, 4, 2) == (12, 8)
+    assert row_buckets(2, 2, 2) == (4,)
     assert prompts_at_once(16, 300) == 4  # a quarter of the slots
     assert prompts_at_once(16, 1500) == prompts_at_once(1, 10) == 1
     assert (steps_of_segment(16, 1024), steps_of_segment(16, 6), steps_of_segment(16, 1)) == (16, 5, 1)
@@ -63,7 +64,7 @@ def test_every_completion_runs_until_it_is_done_and_all_chips_agree(seed):
     rng = np.random.default_rng(seed)
     chips, prompts, slots, group = (int(n) for n in rng.integers(1, (4, 12, 7, 6)))
     slots = min(slots, prompts)
-    buckets = row_buckets(slots, group)
+    buckets = row_buckets(slots, group, 2)
     lengths = 1 + rng.geometric(0.2, (chips, prompts * group))
     ran = np.zeros_like(lengths)
     schedule = Schedule(chips, prompts, slots, group, at_once=int(rng.integers(1, 4)))
@@ -79,6 +80,7 @@ def test_every_completion_runs_until_it_is_done_and_all_chips_agree(seed):
             break
         move = schedule.fit()
         if move is not None:
+            assert (rows.shape[1], move.rows.shape[1]) in moves(slots, buckets, refill=prompts > slots)
             rows = np.take_along_axis(rows, move.rows, axis=1)
             held = held if move.slots is None else np.take_along_axis(held, move.slots, axis=1)
         size = rows.shape[1]

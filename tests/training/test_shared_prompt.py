@@ -178,6 +178,14 @@ def test_metrics_do_not_depend_on_the_cut(updater, state, case, whole):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-6)
 
 
+def test_the_share_of_real_tokens(whole, case):
+    """Prompts of 11, 11, 11 and 6 tokens in rows of 45."""
+    share = whole.metrics["real_token_share"]
+    assert [len(prompt.tokens) for prompt in case.prompts] == [11, 11, 11, 6]
+    assert np.asarray(case.groups.lengths).tolist() == [[1, 4, 2], [2, 7, 7], [7, 3, 6], [7, 1, 7]]
+    assert float(share.total) == 39 + 54 and float(share.weight) == 180
+
+
 @pytest.mark.quick
 def test_what_a_row_needs():
     prompts, lengths = np.asarray([5, 9]), np.asarray([[3, 1], [2, 8]])

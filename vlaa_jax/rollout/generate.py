@@ -87,6 +87,7 @@ class Generator:
         where these are more.
       frozen_vision: whether a rollout keeps features in place of patches.
       segment: steps after which rows change places (`schedule`).
+      row_ratio: of the numbers of rows that there are programs for.
     """
 
     sampling: Sampling
@@ -99,6 +100,7 @@ class Generator:
     batch: int = 0
     frozen_vision: bool = True
     segment: int = SEGMENT
+    row_ratio: int = 2
 
     @property
     def segments(self) -> int:
@@ -187,7 +189,7 @@ class Run:
         group, new_tokens = generator.group, generator.new_tokens
         chips, slots = row_shards(), self._batch // row_shards()
         at_once = prompts_at_once(slots, self.rows.tokens.shape[1])
-        schedule = Schedule(chips, self._count // chips, slots, group, at_once)
+        schedule = Schedule(chips, self._count // chips, slots, group, at_once, generator.row_ratio)
         text = dataclasses.replace(self.rows, vision=None)
         prefix, out = open_slots(weights, text, slots=slots, group=group, new_tokens=new_tokens)
         caches = empty_caches(prefix, rows=schedule.completions.shape[1], new_tokens=new_tokens)

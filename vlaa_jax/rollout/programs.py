@@ -76,8 +76,8 @@ class RolloutPrograms:
     def all(self) -> list[Program]:
         """Every one that a call may need."""
         generator = self._generator
-        sizes = row_buckets(self._slots, generator.group)
-        pairs = moves(self._slots, generator.group, refill=self._parts > 1)
+        sizes = row_buckets(self._slots, generator.group, generator.row_ratio)
+        pairs = moves(self._slots, sizes, refill=self._parts > 1)
         joined = [self.join()] if self._parts > 1 else []
         empty = Program(
             f"caches of {self.rows} rows behind {self._length} tokens",

@@ -5,6 +5,7 @@ Every process decides for all chips, from numbers that all have, so all launch t
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -13,11 +14,11 @@ _FEWEST_ROWS = 8  # of a chip: fewer cost as much
 _PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 
 
-def row_buckets(slots: int, group: int) -> tuple[int, ...]:
-    """Numbers of rows that a chip's decode programs have, falling: each half of the one before."""
+def row_buckets(slots: int, group: int, ratio: int) -> tuple[int, ...]:
+    """Numbers of rows that a chip's decode programs have, falling: each `ratio` times less than the one before."""
     sizes = [slots * group]
     while sizes[-1] > _FEWEST_ROWS:
-        sizes.append(max(-(-sizes[-1] // 2), _FEWEST_ROWS))
+        sizes.append(max(-(-sizes[-1] // ratio), _FEWEST_ROWS))
     return tuple(sizes)
 
 
@@ -26,16 +27,15 @@ def slots_beside(rows: int, slots: int) -> int:
     return min(slots, rows)
 
 
-def moves(slots: int, group: int, *, refill: bool) -> list[tuple[int, int]]:
+def moves(slots: int, buckets: Sequence[int], *, refill: bool) -> list[tuple[int, int]]:
     """Numbers of rows that follow each other.
 
     Args:
       slots: of a chip.
-      group: G.
+      buckets: `row_buckets`.
       refill: whether prompts wait for a slot.
     """
-    sizes = row_buckets(slots, group)
-    fewer = list(itertools.combinations(sizes, 2))
+    fewer = list(itertools.combinations(buckets, 2))
     return fewer + [(few, many) for many, few in fewer if refill and few >= slots]
 
 
@@ -83,7 +83,7 @@ class Schedule:
       prompts: `[chips, B]` prompt of each slot; -1: none.
     """
 
-    def __init__(self, chips: int, prompts: int, slots: int, group: int, at_once: int):
+    def __init__(self, chips: int, prompts: int, slots: int, group: int, at_once: int, ratio: int = 2):
         """Nothing has begun.
 
         Args:
@@ -92,9 +92,10 @@ class Schedule:
           slots: B of each chip.
           group: G.
           at_once: U, prompts of each chip that are prefilled together.
+          ratio: of `row_buckets`.
         """
         self._count, self._slots, self._group, self._at_once = prompts, slots, group, at_once
-        self._buckets = row_buckets(slots, group)
+        self._buckets = row_buckets(slots, group, ratio)
         self._next = np.zeros(chips, int)  # prompt of each chip
         self._waiting_rows: list[list[int]] = [[] for _ in range(chips)]  # admitted completions without a row
         self.prompts = np.full((chips, slots), -1)

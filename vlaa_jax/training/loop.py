@@ -376,6 +376,7 @@ class _Evaluation:
             window_buckets=self._buckets[1],
             seed=config.seed,
             stream=EVALUATION,
+            row_ratio=config.rollout.row_ratio,
         )
 
 

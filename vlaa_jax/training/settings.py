@@ -171,6 +171,7 @@ def generator(
         stream=TRAINING,
         batch=batch,
         frozen_vision=config.model.freeze_vision,
+        row_ratio=config.rollout.row_ratio,
     )
 
 
