@@ -20,7 +20,9 @@ from vlaa_jax.training.grpo_task import GRPOTask
 
 @pytest.fixture(scope="module")
 def task(folder):
-    return GRPOTask(tiny.config("grpo", folder))
+    task = GRPOTask(tiny.config("grpo", folder))
+    task.begin()
+    return task
 
 
 @pytest.fixture

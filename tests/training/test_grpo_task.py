@@ -35,7 +35,8 @@ def short_segments(patch, task):
     patch.setattr(schedule, "_FEWEST_ROWS", 1)
     ends = tuple(range(10, 330))
     sampling = dataclasses.replace(task._generator.sampling, end_tokens=ends)
-    task._generator = dataclasses.replace(task._generator, segment=2, sampling=sampling)
+    task._generator = dataclasses.replace(task._generator, segment=2, row_ratio=2, sampling=sampling)
+    task._collector._generator = task._generator
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +218,7 @@ def test_the_large_programs_are_compiled_ahead_and_only_then(run):
 
 def test_a_run_that_goes_on_needs_the_same_programs(run, folder, tmp_path, monkeypatch):
     """And keeps the buckets that it began with."""
-    monkeypatch.setattr(grpo_task, "score_many", made_up_rewards)
+    monkeypatch.setattr(experience, "score_many", made_up_rewards)
     task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2))
     task.numbers["row_buckets"] = [500, 448]
     with Checkpoints(tmp_path, keep=1) as checkpoints:

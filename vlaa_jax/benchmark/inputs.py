@@ -95,7 +95,6 @@ def _run_config(folder: pathlib.Path, preset: Preset, recipe: ConfigDict) -> Con
         "rollout.window_buckets": (preset.windows,),
         "updates.completions": completions,
         "updates.micro_batch": 1,
-        "updates.completion_buckets": (preset.new_tokens,),
         "objective.aggregation": "token_mean",
         "objective.kl_placement": "none",
         "objective.advantage_epsilon": 1e-4,

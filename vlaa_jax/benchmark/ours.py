@@ -20,8 +20,9 @@ from vlaa_jax.rollout.sampler import SamplingWeights, encode_images, sampling_we
 from vlaa_jax.sharding import place_rows
 from vlaa_jax.training import settings
 from vlaa_jax.training.clock import Clock
-from vlaa_jax.training.grpo import Groups, Scored, group_log_probabilities, group_loss
+from vlaa_jax.training.grpo import Scored, group_log_probabilities, group_loss
 from vlaa_jax.training.grpo_task import GRPOTask
+from vlaa_jax.training.shared_prompt import SharedRows, lay_out, longest_row
 
 
 class Ours:
@@ -113,12 +114,15 @@ class Ours:
         )
 
     @functools.cached_property
-    def _group(self) -> Groups:
-        """The first prompt with the completions that both sides score."""
-        rows = place_rows(pad_prompts(self._prompts[:1], self._preset.prompt, self._preset.windows))
-        features = encode_images(self._weights, rows.vision) if self._preset.freeze_vision else None
-        tokens = np.load(self._folder / COMPLETIONS)[None]
-        return Groups(rows, features, jnp.asarray(tokens), jnp.full(tokens.shape[:2], tokens.shape[-1]))
+    def _group(self) -> SharedRows:
+        """The first prompt with the completions that both sides score and learn from."""
+        preset = self._preset
+        rows = place_rows(pad_prompts(self._prompts[:1], preset.prompt, preset.windows))
+        features = encode_images(self._weights, rows.vision) if preset.freeze_vision else None
+        tokens = jnp.asarray(np.load(self._folder / COMPLETIONS)[None])
+        lengths = jnp.full(tokens.shape[:2], preset.update_tokens)
+        row = longest_row(preset.prompt, preset.group, preset.update_tokens)
+        return jax.jit(lay_out, static_argnames="length")(rows, features, tokens, lengths, length=row)
 
     def log_probabilities(self) -> dict[str, Any]:
         """Of the completions that both sides score, `[G][C]`."""
@@ -136,11 +140,12 @@ class Ours:
             group_loss, policy=settings.policy(self._config), objective=settings.objective(self._config)
         )
         state, updater, _ = settings.start_training(self._config, model, loss, 1000)
+        old = jnp.asarray(np.load(self._folder / "old.npy")[None])
         scored = Scored(
-            old=jnp.asarray(np.load(self._folder / "old.npy")[None]),
+            old=old,
             reference=None,
             advantages=jnp.asarray(np.load(self._folder / "advantages.npy")[None]),
-            mask=jnp.ones(group.tokens.shape, bool),
+            mask=jnp.ones(old.shape, bool),
             importance=None,
         )
         return {"state": state, "updater": updater, "batch": (group, scored, jnp.float32(0))}
@@ -152,7 +157,7 @@ class Ours:
         def run():
             updater, batch = parts["updater"], parts["batch"]
             total = updater.first(parts["state"], batch)
-            parts["state"], outcome, _ = updater.apply(parts["state"], total, jnp.float32(batch[0].tokens.size))
+            parts["state"], outcome, _ = updater.apply(parts["state"], total, jnp.float32(batch[1].mask.size))
             return jax.device_get(outcome)
 
         outcome, seconds = timed(run)
