@@ -38,6 +38,7 @@ def test_tiny_sizes_against_transformers_and_trl(launch, tmp_path, capsys):
     assert "TRL " in printed
 
 
+@pytest.mark.slow
 def test_the_form_for_a_gpu_runs_without_one(launch, capsys):
     launch("benchmark", "--preset=gpu-tiny", "--runs=1", "--repeats=0")
     printed = capsys.readouterr().out

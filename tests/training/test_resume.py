@@ -94,14 +94,12 @@ def test_a_run_that_was_killed_and_interrupted_equals_an_undisturbed_one(folder)
     ids=["dynamic sampling", "one step ahead"],
 )
 def test_what_is_in_flight_is_not_lost(folder, mode):
-    """Stopped between two checkpoints, then killed."""
+    """Stopped between two checkpoints."""
     name = "-".join(mode)
     whole = start(folder, f"{name}-whole", steps=5, **mode)
     assert whole.returncode == 0, whole.stderr
     stopped = start(folder, name, "before an update:6:SIGINT", steps=5, checkpoint__every=5, **mode)
     assert stopped.returncode == 130 and "stopped after step 3, which is saved" in stopped.stdout, stopped.stderr
-    killed = start(folder, name, "after the metrics:1:SIGKILL", steps=5, **mode)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = start(folder, name, steps=5, **mode)
     assert done.returncode == 0, done.stderr
     metrics, samples = lines(folder / name)
