@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlaa_jax.ahead import Program, caches_of, resized, rows_of, weights_of
+from vlaa_jax.ahead import Program, caches_of, resized, rows_of, weights_of, whole
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
@@ -70,7 +70,7 @@ class RolloutPrograms:
         self._seen_features = rows_of(self.images().results())
         self.features = resized(self._seen_features, count)
         self.prefix, self.completions = caches_of(self.slots().results())
-        number = jax.ShapeDtypeStruct((), jnp.uint32)
+        number = whole(jax.ShapeDtypeStruct((), jnp.uint32))
         self._name = (number, number, rows_of(jax.ShapeDtypeStruct((count, 2), jnp.uint32)))
 
     def all(self) -> list[Program]:
@@ -119,7 +119,7 @@ class RolloutPrograms:
         return Program(
             f"decode of {rows} rows behind {self._length} tokens, {_drawn(generator)}",
             decode_program(platform()),
-            (*arguments, jax.ShapeDtypeStruct((), jnp.int32), *self._name),
+            (*arguments, whole(jax.ShapeDtypeStruct((), jnp.int32)), *self._name),
             {"steps": steps_of_segment(generator.segment, generator.new_tokens), "sampling": generator.sampling},
         )
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vlaa_jax.ahead import Program, on_device, resized, rows_of
+from vlaa_jax.ahead import Program, on_device, resized, rows_of, whole
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
@@ -43,7 +43,7 @@ def grpo_programs(
       state, reference, updater: of the training.
     """
     weights = weights_shapes(state.model, settings.compute_dtype(config))
-    chosen = jax.ShapeDtypeStruct((config.updates.micro_batch,), jnp.int32)
+    chosen = whole(jax.ShapeDtypeStruct((config.updates.micro_batch,), jnp.int32))
     out: list[Program] = []
     for width, length in itertools.product(generator.window_buckets, generator.prompt_buckets):
         prompts = resized(pad_prompts([no_prompt], length, width), counts.batch)
@@ -92,5 +92,5 @@ def _update(
         static = {"policy": settings.policy(config)}
         out.append(Program(f"reference {sizes}", group_log_probabilities, (on_device(reference), part), static))
         scored = dataclasses.replace(scored, reference=scored.old)
-    batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
+    batch = (part, scored, whole(jax.ShapeDtypeStruct((), jnp.float32)))
     return [*out, update_program(updater, state, batch, sizes), step_program(updater, state, batch)]

@@ -165,9 +165,10 @@ class _Loop:
         if self._done < task.steps:
             task.begin()
             # Held-out answers need few of them, and the rest is ready when they are given.
-            with compiling(distinct([*self._evaluation.programs(), *task.programs()])) as programs:
+            ahead = distinct([*self._evaluation.programs(), *task.programs()])
+            with compiling(ahead, self._progress.say) as programs:
                 self._begin()
-                programs.wait(self._progress.say, self._stop.check)
+                programs.wait(self._stop.check)
         else:
             self._begin()
         # A step's time runs from line to line, so what happens after a line (its checkpoint) counts in the next one.
