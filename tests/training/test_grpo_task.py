@@ -188,6 +188,8 @@ def test_a_kind_without_examples_has_no_key(run):
 
 # What else a step compiles are operations on a few numbers.
 LARGE = {
+    "copy_outside_layers": 1,
+    "copy_layer": 1,
     "encode_images": 1,
     "join_rows": 1,
     "open_slots": 1,
