@@ -5,6 +5,7 @@ A jitted function that is called with arrays of the same shapes and layouts find
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,36 +54,37 @@ def distinct(programs: Iterable[Program]) -> list[Program]:
 class Compiling:
     """Programs that are being compiled, or read from the persistent cache, by threads."""
 
-    def __init__(self, pool: ThreadPoolExecutor, programs: Sequence[Program]):
+    def __init__(self, pool: ThreadPoolExecutor, programs: Sequence[Program], say: Callable[[str], None]):
         """Begins, in the order of `programs`."""
-        mesh = jax.sharding.get_mesh()
+        mesh, numbers = jax.sharding.get_mesh(), itertools.count(1)
 
-        def compile(program: Program) -> float:
+        def compile(program: Program) -> None:
             began = time.perf_counter()
             with contextlib.nullcontext() if mesh.empty else jax.set_mesh(mesh):  # threads begin without
                 program.function.lower(*program.arguments, **program.static).compile()
-            return time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            say(f"program {next(numbers)} of {len(programs)} is ready: {program.name} ({seconds:.1f} s)")
 
-        self._names = {pool.submit(compile, program): program.name for program in programs}
+        self._begun = [pool.submit(compile, program) for program in programs]
 
-    def wait(self, say: Callable[[str], None], check_stop: Callable[[], None] = lambda: None) -> None:
-        """Until all are ready.
-
-        Args:
-          say: shows a line.
-          check_stop: called after every program; it may raise.
-        """
-        for number, done in enumerate(as_completed(self._names), 1):
-            say(f"program {number} of {len(self._names)} is ready: {self._names[done]} ({done.result():.1f} s)")
+    def wait(self, check_stop: Callable[[], None] = lambda: None) -> None:
+        """Until all are ready; `check_stop` is called after every program and may raise."""
+        for done in as_completed(self._begun):
+            done.result()
             check_stop()
 
 
 @contextlib.contextmanager
-def compiling(programs: Sequence[Program]) -> Iterator[Compiling]:
-    """Compiles programs beside the block; what has not begun when it ends is left."""
+def compiling(programs: Sequence[Program], say: Callable[[str], None]) -> Iterator[Compiling]:
+    """Compiles programs beside the block; what has not begun when it ends is left.
+
+    Args:
+      programs: in the order in which to begin.
+      say: shows a line; called from other threads.
+    """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            yield Compiling(pool, programs)
+            yield Compiling(pool, programs, say)
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -110,7 +112,7 @@ def weights_of(tree: Tree, rules: Rules) -> Tree:
 
 
 def whole(tree: Tree) -> Tree:
-    """Of numbers that programs leave, the same on every chip."""
+    """Of arrays that are the same on every chip."""
     mesh = jax.sharding.get_mesh()
     everywhere = jax.sharding.NamedSharding(mesh, P()) if not mesh.empty else None
     return _shapes(tree, None if mesh.empty else jax.tree.map(lambda _: everywhere, tree))

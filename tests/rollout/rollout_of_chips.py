@@ -13,9 +13,12 @@ import numpy as np
 import tiny
 from flax import nnx
 
+from vlaa_jax.ahead import compiling, distinct, resized
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.programs import RolloutPrograms, weights_shapes
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import TRAINING, make_mesh, parameter_shardings
 
@@ -23,6 +26,7 @@ SIZES = dataclasses.replace(
     tiny.SIZES,
     text=dataclasses.replace(tiny.SIZES.text, query_heads=4, key_value_heads=2, mrope_section=(1, 1, 2)),
 )
+COMPILED = "/jax/core/compile/backend_compile_duration"
 MESHES = {"fsdp 4": {"fsdp": 4}, "tensor 2": {"fsdp": 1, "tensor": 2}}
 
 
@@ -33,10 +37,23 @@ def rollout(model: Qwen2_5_VL, **changes: int) -> dict[str, np.ndarray]:
     prompts += prompts[:1]
     sampling = Sampling(3.0, end_tokens=tuple(range(10, 50)))
     generator = Generator(sampling, 4, 40, (), (), seed=3, stream=0, **changes)
+    some = resized(pad_prompts(prompts[:1], 16, 4), generator.batch or 32)
+    described = RolloutPrograms(generator, weights_shapes(model, jnp.float32), some, 32)
+    ahead = distinct(described.all()) if generator.batch else []  # one chip that waits for its rows needs few
+    with compiling(ahead, lambda line: None) as programs:
+        programs.wait()
+    names = {program.function.__name__ for program in ahead}
+    compiled: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, fun_name="", **__: compiled.append(fun_name[4:-1]) if event == COMPILED else None
+    )
     out = generator(sampling_weights(model, jnp.float32), prompts, range(32), (16, 4))
     found = {field.name: getattr(out.completions, field.name) for field in dataclasses.fields(out.completions)}
     found |= {"features": out.features, "texts": out.rows.tokens, "positions": out.rows.positions}
-    return {name: np.asarray(leaf) for name, leaf in found.items()} | {"row_steps": out.row_steps.ran}
+    jax.block_until_ready(found)
+    again = [name for name in compiled if name in names]
+    numbers = {"row_steps": out.row_steps.ran, "ahead": len(ahead), "again": len(again)}
+    return {name: np.asarray(leaf) for name, leaf in found.items()} | numbers
 
 
 def main() -> None:

@@ -36,3 +36,8 @@ def test_chips_and_refill_change_no_sample(found, run):
     for name in ("log_probability", "sampled_log_probability", "features"):
         np.testing.assert_allclose(many[name], one[name], atol=1e-4, err_msg=name)
     assert many["row_steps"] < 0.8 * one["row_steps"]
+
+
+@pytest.mark.parametrize("run", ["fsdp 4", "tensor 2"])
+def test_programs_compiled_ahead_are_those_that_run(found, run):
+    assert found[run]["ahead"] >= 6 and found[run]["again"] == 0

@@ -35,7 +35,7 @@ def short_segments(patch, task):
     patch.setattr(schedule, "_FEWEST_ROWS", 1)
     ends = tuple(range(10, 330))
     sampling = dataclasses.replace(task._generator.sampling, end_tokens=ends)
-    task._generator = dataclasses.replace(task._generator, segment=2, row_ratio=2, sampling=sampling)
+    task._generator = dataclasses.replace(task._generator, segment=2, sampling=sampling)
     task._collector._generator = task._generator
 
 
@@ -44,7 +44,7 @@ def run(folder):
     """A task after three steps, and for each step what it reported and did."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experience, "score_many", made_up_rewards)
-        task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2))
+        task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2, rollout__row_ratio=2))
         out = types.SimpleNamespace(task=task, reports=[], compiled=[], updates=[], mismatch=[], kl_coefficients=[])
         out.said = []
         out.start = host((task.state.frozen, task.state.trainable))
@@ -57,8 +57,8 @@ def run(folder):
             lambda event, *_, fun_name="", **__: names.append(fun_name) if event == COMPILED else None
         )
         clock = Clock()
-        with compiling(distinct(task.programs())) as programs:
-            programs.wait(out.said.append)
+        with compiling(distinct(task.programs()), out.said.append) as programs:
+            programs.wait()
         out.compiled_ahead = names.copy()
         names.clear()
         take, apply, update = task._take, task._updater.apply, task._update
@@ -122,7 +122,7 @@ def test_advantages_are_those_of_the_rewards(run):
 
 def test_shuffled_rewards_are_learnt_from_and_the_true_ones_reported(folder, monkeypatch):
     monkeypatch.setattr(experience, "score_many", made_up_rewards)
-    config = tiny.config("grpo", folder, rollout__batch=2)
+    config = tiny.config("grpo", folder, rollout__batch=2, rollout__row_ratio=2)
     config.rewards.shuffled = True
     task = GRPOTask(config)
     task.begin()
@@ -189,6 +189,8 @@ def test_a_kind_without_examples_has_no_key(run):
 
 # What else a step compiles are operations on a few numbers.
 LARGE = {
+    "copy_outside_layers": 1,
+    "copy_layer": 1,
     "encode_images": 1,
     "join_rows": 1,
     "open_slots": 1,
@@ -219,12 +221,12 @@ def test_the_large_programs_are_compiled_ahead_and_only_then(run):
 def test_a_run_that_goes_on_needs_the_same_programs(run, folder, tmp_path, monkeypatch):
     """And keeps the buckets that it began with."""
     monkeypatch.setattr(experience, "score_many", made_up_rewards)
-    task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2))
+    task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2, rollout__row_ratio=2))
     task.numbers["row_buckets"] = [500, 448]
     with Checkpoints(tmp_path, keep=1) as checkpoints:
         checkpoints.save(1, task.state, task.numbers, None)
         checkpoints.wait()
-        task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2))
+        task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2, rollout__row_ratio=2))
         task.state, task.numbers = checkpoints.restore(task.state, 1)
     task.begin()
     short_segments(monkeypatch, task)

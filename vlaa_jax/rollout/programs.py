@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from vlaa_jax.ahead import Program, caches_of, resized, rows_of, weights_of
+from vlaa_jax.ahead import Program, caches_of, resized, rows_of, weights_of, whole
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.decode import admit, decode_program, empty_caches, open_slots, take
 from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.sampler import SamplingWeights, encode_images, sampling_weights
+from vlaa_jax.rollout.sampler import SamplingWeights, copy_layer, copy_outside_layers, encode_images, sampling_weights
 from vlaa_jax.rollout.schedule import moves, prompts_at_once, row_buckets, slots_beside, steps_of_segment
 from vlaa_jax.sharding import ROLLOUT, join_rows, platform, row_shards
 
@@ -24,18 +24,28 @@ def weights_shapes(model: Qwen2_5_VL, dtype: jnp.dtype) -> SamplingWeights:
     return weights_of(jax.eval_shape(functools.partial(sampling_weights, dtype=dtype), model), ROLLOUT)
 
 
+def copies(model: Qwen2_5_VL, dtype: jnp.dtype) -> list[Program]:
+    """What makes the sampling copy."""
+    number = jax.ShapeDtypeStruct((), jnp.int32, weak_type=True)
+    return [
+        Program("copy of the weights outside the layers", copy_outside_layers, (model,), {"dtype": dtype}),
+        Program("copy of a layer's weights", copy_layer, (model.language.layers, number), {"dtype": dtype}),
+    ]
+
+
 def rollout_programs(
-    generator: Generator, weights: SamplingWeights, no_prompt: EncodedPrompt, count: int
+    generator: Generator, model: Qwen2_5_VL, dtype: jnp.dtype, no_prompt: EncodedPrompt, count: int
 ) -> list[Program]:
     """Those of calls with `count` prompts at all shapes of a generator.
 
     Args:
       generator: whose programs they are.
-      weights: shapes of the policy.
+      model: the policy.
+      dtype: compute dtype.
       no_prompt: one without a token.
       count: B.
     """
-    out: list[Program] = []
+    weights, out = weights_shapes(model, dtype), copies(model, dtype)
     for windows, length in itertools.product(generator.window_buckets, generator.prompt_buckets):
         prompts = resized(pad_prompts([no_prompt], length, windows), generator.batch or count)
         out += RolloutPrograms(generator, weights, prompts, count).all()
@@ -70,7 +80,7 @@ class RolloutPrograms:
         self._seen_features = rows_of(self.images().results())
         self.features = resized(self._seen_features, count)
         self.prefix, self.completions = caches_of(self.slots().results())
-        number = jax.ShapeDtypeStruct((), jnp.uint32)
+        number = whole(jax.ShapeDtypeStruct((), jnp.uint32))
         self._name = (number, number, rows_of(jax.ShapeDtypeStruct((count, 2), jnp.uint32)))
 
     def all(self) -> list[Program]:
@@ -119,7 +129,7 @@ class RolloutPrograms:
         return Program(
             f"decode of {rows} rows behind {self._length} tokens, {_drawn(generator)}",
             decode_program(platform()),
-            (*arguments, jax.ShapeDtypeStruct((), jnp.int32), *self._name),
+            (*arguments, whole(jax.ShapeDtypeStruct((), jnp.int32)), *self._name),
             {"steps": steps_of_segment(generator.segment, generator.new_tokens), "sampling": generator.sampling},
         )
 

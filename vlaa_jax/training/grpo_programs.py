@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from vlaa_jax.ahead import Program, on_device, resized, rows_of
+from vlaa_jax.ahead import Program, on_device, resized, rows_of, whole
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.programs import RolloutPrograms, weights_shapes
+from vlaa_jax.rollout.programs import RolloutPrograms, copies, weights_shapes
 from vlaa_jax.training import settings
 from vlaa_jax.training.batch_sizes import GRPOSizes
 from vlaa_jax.training.grpo import Groups, Scored, group_log_probabilities, take_groups
@@ -42,9 +42,9 @@ def grpo_programs(
       no_prompt: one without a token.
       state, reference, updater: of the training.
     """
-    weights = weights_shapes(state.model, settings.compute_dtype(config))
-    chosen = jax.ShapeDtypeStruct((config.updates.micro_batch,), jnp.int32)
-    out: list[Program] = []
+    dtype = settings.compute_dtype(config)
+    weights, out = weights_shapes(state.model, dtype), copies(state.model, dtype)
+    chosen = whole(jax.ShapeDtypeStruct((config.updates.micro_batch,), jnp.int32))
     for width, length in itertools.product(generator.window_buckets, generator.prompt_buckets):
         prompts = resized(pad_prompts([no_prompt], length, width), counts.batch)
         rollout = RolloutPrograms(generator, weights, prompts, config.rollout.prompts)
@@ -95,5 +95,5 @@ def _update(
     if reference is not None:
         out.append(Program(f"reference {sizes}", group_log_probabilities, (on_device(reference), part), static))
         scored = dataclasses.replace(scored, reference=scored.old)
-    batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
+    batch = (part, scored, whole(jax.ShapeDtypeStruct((), jnp.float32)))
     return [*out, update_program(updater, state, batch, sizes), step_program(updater, state, batch)]

@@ -20,7 +20,7 @@ from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
 from vlaa_jax.evaluation.tables import Table, text_table
 from vlaa_jax.processing.records import RecordSource
 from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.programs import rollout_programs, weights_shapes
+from vlaa_jax.rollout.programs import rollout_programs
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.training import settings
@@ -175,9 +175,10 @@ class _Loop:
         if self._done < task.steps:
             task.begin()
             # Held-out answers need few of them, and the rest is ready when they are given.
-            with compiling(distinct([*self._evaluation.programs(), *task.programs()])) as programs:
+            ahead = distinct([*self._evaluation.programs(), *task.programs()])
+            with compiling(ahead, self._progress.say) as programs:
                 self._begin()
-                programs.wait(self._progress.say, self._stop.check)
+                programs.wait(self._stop.check)
         else:
             self._begin()
         # A step's time runs from line to line: writing a line, and a checkpoint after it, count in the next one.
@@ -322,15 +323,10 @@ class _Evaluation:
         """All that answer."""
         if self.source is None:
             return []
-        task = self._task
-        weights = weights_shapes(task.model, settings.compute_dtype(self._config))
-        return [
-            program
-            for greedy in (True, False)
-            for program in rollout_programs(
-                self._generator(greedy=greedy), weights, task.encoder.no_prompt, self._full.batch
-            )
-        ]
+        task, batch = self._task, self._full.batch
+        given = task.model, settings.compute_dtype(self._config), task.encoder.no_prompt, batch
+        generators = (self._generator(greedy=greedy) for greedy in (True, False))
+        return [program for generator in generators for program in rollout_programs(generator, *given)]
 
     def due(self, number: int) -> bool:
         return self.source is not None and number % self._config.evaluation.every == 0
