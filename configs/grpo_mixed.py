@@ -61,7 +61,7 @@ def _recipe() -> ConfigDict:
     config.rollout.prompts = 512
     config.rollout.batch = 256  # prompts that are answered at once; all where that is more
     config.rollout.oversample = 1.0  # dynamic sampling: a step may draw so many times its prompts; 1: off
-    # The chips sample for the next step while this one is judged and learnt from: completions are one step behind.
+    # The chips sample for the next step while this one is judged: completions are one step old.
     config.rollout.ahead = False
     config.rollout.group_size = 4
     config.rollout.temperature = 0.8

@@ -74,6 +74,7 @@ def install(source: pathlib.Path, own: pathlib.Path | None) -> None:
             save((own or source) / "gradient.npz", gradient)
             return step(state, total, denominator)
 
+        spy.lower = step.lower  # it is compiled ahead
         self.apply = spy
 
     Generator.start, Updater.__init__ = replayed, begin_and_spy

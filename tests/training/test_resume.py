@@ -18,14 +18,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def start(
-    folder: pathlib.Path, name: str, end: str = "", *, devices: int = 1, **changes
+    folder: pathlib.Path, name: str, end: str = "", *, devices: int = 1, others: tuple[str, ...] = (), **changes
 ) -> subprocess.CompletedProcess:
     values = tiny.GRPO | {
         "model.checkpoint": folder / "policy",
         "data.train": f"{folder / 'scenes'}:rl",
         **{field.replace("__", "."): value for field, value in changes.items()},
     }
-    flags = [f"--config.{field}={value}" for field, value in values.items()]
+    flags = [*others, *(f"--config.{field}={value}" for field, value in values.items())]
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {"RESUMABLE_END": end, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
