@@ -169,7 +169,7 @@ def _demo(config: ConfigDict) -> None:
     config.evaluation.every = 10
     config.evaluation.records = 260
     config.evaluation.samples = 1
-    config.evaluation.batch = 65
+    config.evaluation.batch = 130
     config.checkpoint.every = 20
 
 

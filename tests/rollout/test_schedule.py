@@ -12,6 +12,7 @@ def test_sizes_of_programs():
     assert row_buckets(16, 8, 2) == (128, 64, 32, 16, 8)
     assert row_buckets(16, 8, 4) == (128, 32, 8)
     assert row_buckets(3, 4, 2) == (12, 8)
+    assert row_buckets(130, 1, 4) == (130, 33, 9)
     assert row_buckets(2, 2, 2) == (4,)
     assert prompts_at_once(16, 300) == 4  # a quarter of the slots
     assert prompts_at_once(16, 1500) == prompts_at_once(1, 10) == 1

@@ -17,7 +17,7 @@ _PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 def row_buckets(slots: int, group: int, ratio: int) -> tuple[int, ...]:
     """Numbers of rows that a chip's decode programs have, falling: each `ratio` times less than the one before."""
     sizes = [slots * group]
-    while sizes[-1] > _FEWEST_ROWS:
+    while sizes[-1] >= 1.5 * _FEWEST_ROWS:  # a last one that is hardly smaller would not pay
         sizes.append(max(-(-sizes[-1] // ratio), _FEWEST_ROWS))
     return tuple(sizes)
 
