@@ -18,14 +18,14 @@ def test_the_flag_names_steps():
 
 def test_a_trace_names_steps_phases_and_what_ran_on_the_device(folder):
     """In a process of its own: the profiler and a libtpu that has compiled for a topology do not go together."""
-    late = start(folder, "run", others=("--profile=4,2",), steps=4)
+    late = start(folder, "profiled", others=("--profile=4,2",), steps=4)
     assert (late.returncode, late.stderr.splitlines()[-1]) == (
         2,
         "error: --profile ends with step 5, but this run has 4",
     )
-    run = start(folder, "run", others=("--profile=2,2",), steps=4)
+    run = start(folder, "profiled", others=("--profile=2,2",), steps=4)
     assert run.returncode == 0, run.stderr
-    (trace,) = (folder / "run" / "profile").rglob("*.xplane.pb")
+    (trace,) = (folder / "profiled" / "profile").rglob("*.xplane.pb")
     profile = jax.profiler.ProfileData.from_file(str(trace))
     events = [event for plane in profile.planes for line in plane.lines for event in line.events]
     assert {dict(event.stats)["step_num"] for event in events if event.name == "step"} == {2, 3}
