@@ -19,6 +19,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.processing.records import Record, RecordSource, write_records
 from vlaa_jax.training import settings
+from vlaa_jax.training.shared_prompt import longest_row
 
 POLICY, RECORDS, RUN = "policy", "records", "run.json"
 COMPLETIONS = "completions.npy"  # `[G, C]` ordinary tokens that both sides score and learn from
@@ -95,6 +96,7 @@ def _run_config(folder: pathlib.Path, preset: Preset, recipe: ConfigDict) -> Con
         "rollout.window_buckets": (preset.windows,),
         "updates.completions": completions,
         "updates.micro_batch": 1,
+        "updates.row_buckets": (longest_row(preset.prompt, preset.group, preset.new_tokens),),
         "objective.aggregation": "token_mean",
         "objective.kl_placement": "none",
         "objective.advantage_epsilon": 1e-4,
