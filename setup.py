@@ -52,6 +52,7 @@ setuptools.setup(
             *_GCS,
             "hypothesis>=6.150",
             "pytest>=9.0",
+            "pytest-xdist>=3.8",
             "ruff>=0.15,<0.18",
             "scikit-learn>=1.7",
             "torch==2.13.0",

@@ -42,6 +42,7 @@ def short_segments(patch, task):
 @pytest.fixture(scope="module")
 def run(folder):
     """A task after three steps, and for each step what it reported and did."""
+    jax.clear_caches()  # programs of other tests would count as compiled
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(experience, "score_many", made_up_rewards)
         task = GRPOTask(tiny.config("grpo", folder, rollout__batch=2, rollout__row_ratio=2))
