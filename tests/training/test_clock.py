@@ -2,7 +2,6 @@
 
 import time
 
-import numpy as np
 import pytest
 import tiny
 from resumable import made_up_rewards
@@ -50,5 +49,5 @@ def test_the_seconds_of_a_step_add_up(folder, tmp_path, monkeypatch, name, make)
         assert sum(seconds.values()) + other == pytest.approx(whole)
         assert other >= 0 and "update" in seconds
         shares.append(other / whole)
-    # The median: a machine that does something else between two phases is nothing of ours.
-    assert np.median(shares) < 0.02, shares
+    # The least: a phase that has no name is missed in every step, a machine that does something else only in some.
+    assert min(shares) < 0.02, shares

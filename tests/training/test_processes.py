@@ -122,6 +122,7 @@ def test_an_input_error_of_one_process_ends_all(folder, tmp_path, place):
     assert "Traceback" not in told(processes)
 
 
+@pytest.mark.slow
 def test_sft_in_two_processes_gives_the_bits_of_two_devices(folder):
     """With held-out answers: 26 in batches of 5, which two devices make 6, the last of them not full."""
     held_out = {"data__evaluation": f"{folder / 'scenes'}:rl", "evaluation__every": 20, "evaluation__records": 7}
