@@ -1,5 +1,7 @@
 """Sampling one step ahead: whose completions a step learns from, and by which loss."""
 
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +83,25 @@ def test_a_step_learns_from_what_the_policy_before_the_last_one_sampled(folder, 
         ratio = np.exp(np.asarray(scored.old - completions.sampled_log_probability))
         assert difference(scored.importance, np.minimum(ratio, 1.5)) < 1e-5
         assert reports[step - 1].metrics["first_update/ratio"] == pytest.approx(1, abs=1e-3)
+
+
+def test_one_copy_of_the_weights_at_a_time(folder, monkeypatch):
+    """In the first step too, which samples for itself and for the next one."""
+    monkeypatch.setattr(experience, "score_many", made_up_rewards)
+    copy, copies = experience.sampling_weights, []
+
+    def spy(*arguments):
+        assert not [reference for reference in copies if reference() is not None]
+        made = copy(*arguments)
+        copies.append(weakref.ref(made))
+        return made
+
+    monkeypatch.setattr(experience, "sampling_weights", spy)
+    task = GRPOTask(tiny.config("grpo", folder, **AHEAD))
+    task.begin()
+    task.step(1, Clock(), lambda: None)
+    task.step(2, Clock(), lambda: None)
+    assert len(copies) == 3
 
 
 @pytest.mark.parametrize(

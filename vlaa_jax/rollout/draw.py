@@ -99,8 +99,9 @@ def _inverse_cdf(logits: jax.Array, uniforms: jax.Array) -> tuple[jax.Array, jax
 
 
 def _block_size(vocabulary: int) -> int:
-    """The largest that divides it: a block that is filled up would cost a copy of all logits, 20 ms where all of this
-    takes 4 (32 rows of 151,936 tokens on two CPU cores)."""
+    """The largest that divides the vocabulary."""
+    # A last block that is filled up would cost a copy of all logits: 20 ms, where all of a draw takes 4 (32 rows of
+    # 151,936 tokens, two CPU cores).
     return max(size for size in range(1, min(_BLOCK, vocabulary) + 1) if vocabulary % size == 0)
 
 

@@ -60,7 +60,7 @@ class Sampled:
 
     Attributes:
       drawn: prompts of this process's rows.
-      rollout: `[B, G, C]`; it may still be running.
+      rollout: `[B, G, C]`.
     """
 
     drawn: list[Drawn]
@@ -164,7 +164,7 @@ class Collector:
           last: no step follows.
 
         Returns:
-          What this step learns from, and what is being sampled for the next one.
+          What this step learns from, and what was sampled for the next one.
         """
         count = self._config.rollout.prompts
         row_steps = RowSteps()
@@ -177,6 +177,7 @@ class Collector:
             drawn, run = start(draw)
             collections.deque(clock.waits("rollout", run), maxlen=0)
             sampled, row_steps = Sampled(drawn, run.rollout), run.rollout.row_steps
+            del run  # and its copy of the weights, before the next one is made
         completions = sampled.rollout.completions
         with clock.phase("rollout"):
             arrays = [fetch_rows(leaf) for leaf in (completions.tokens, completions.lengths, completions.ended)]

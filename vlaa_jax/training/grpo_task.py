@@ -142,7 +142,7 @@ class GRPOTask:
             samples = sample_rows(judged, fetch_all(scored.advantages))
             sampled = sum(int(group.lengths.sum()) for group in experience.all)
             counts = {"update": outcome["tokens"]}
-            if not config.rollout.ahead:  # else nobody waits for it
+            if not config.rollout.ahead:  # else the phase has only what judging left of it
                 counts["rollout"] = sampled
             bad = None
             if outcome["bad_updates"]:
