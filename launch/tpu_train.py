@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from vlaa_jax.errors import InputError, run_command
 from vlaa_jax.storage import cache_folder
 from vlaa_jax.training.config_file import config_name, read_config
+from vlaa_jax.training.host_memory import use_large_pages
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _PROFILE = flags.DEFINE_string("profile", None, "STEP,N")
@@ -57,10 +58,6 @@ def _run(arguments: list[str]) -> int:
     workdir = _WORKDIR.value or f"runs/{name}-{config_hash(recorded.to_dict())}"
     distributed.on_first(lambda: _check_is_folder(workdir))
     command = shlex.join(["python", *arguments])
-
-    from vlaa_jax.training.host_memory import keep_freed_memory
-
-    keep_freed_memory()
 
     import jax
 
@@ -113,4 +110,5 @@ def _check_workdir(workdir: str, config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
+    use_large_pages()
     run_command(main)
