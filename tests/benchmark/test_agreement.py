@@ -1,8 +1,9 @@
 """When two sides count as computing the same."""
 
+import numpy as np
 import pytest
 
-from vlaa_jax.benchmark.agreement import Disagreement, check_update, compare_greedy
+from vlaa_jax.benchmark.agreement import Disagreement, check_update, compare_drawn, compare_greedy
 from vlaa_jax.benchmark.presets import find
 
 pytestmark = pytest.mark.quick
@@ -36,6 +37,16 @@ def test_after_a_tie_nothing_is_compared():
 def test_a_difference_is_refused(other):
     with pytest.raises(Disagreement, match=r"greedy completion 0: .* at most 0\.001 was expected"):
         compare_greedy(greedy([(5, -1.0), (6, -2.0)]), greedy(other), 1e-3)
+
+
+def test_draws_may_part_at_neighbours():
+    first = np.array([[5, 6, 7], [5, 6, 7], [1, 2, 0]])
+    assert compare_drawn(first, np.array([[5, 6, 7], [5, 7, 400], [1, 2, 0]])) == 2
+
+
+def test_other_draws_are_refused():
+    with pytest.raises(Disagreement, match="completion 1: token 1 is 6 in segments and 8 in one loop"):
+        compare_drawn(np.array([[5, 6], [5, 6]]), np.array([[5, 6], [5, 8]]))
 
 
 @pytest.mark.parametrize(("loss", "norm"), [(0.5, 2.01), (0.6, 2.0), (float("nan"), 2.0)])

@@ -25,14 +25,15 @@ def test_tiny_sizes_against_transformers_and_trl(launch, tmp_path, capsys):
     assert sampling["ours"]["runs"][0]["result"]["tokens_drawn"] == 16
     assert step["theirs"]["runs"][0]["result"]["tokens_drawn"] == 16
     found = lengths["figures"]
-    assert 8 < found["mean_length"] < 32 and 48 < found["longest"] <= 96, "geometric"
+    assert 8 < found["mean_length"] < 32 and 48 < found["longest_ours"] <= 96, "geometric"
     # One loop: 32 rows until the longest has ended; the first token of a row needs no step.
-    assert found["row_steps_theirs"] == 32 * (found["longest"] - 1)
+    assert found["row_steps_theirs"] == 32 * (found["longest_theirs"] - 1)
     assert found["row_steps_ours"] < 0.6 * found["row_steps_theirs"]
-    assert found["wasted_theirs"] == pytest.approx(1 - (lengths["amount"] - 32) / found["row_steps_theirs"])
+    assert found["wasted_theirs"] == pytest.approx(1 - (found["tokens_drawn_theirs"] - 32) / found["row_steps_theirs"])
     assert set(step["figures"]) >= {"ours_seconds_rollout", "ours_seconds_update", "ours_seconds_verify"}
     assert update["figures"]["flop_ratio"] == pytest.approx(109_759_488 / 57_727_488)
     assert "greedy tokens: " in printed
+    assert "drawn tokens: 32 of 32 completions equal" in printed
     assert "log-probabilities of the same tokens differ by at most" in printed
     assert "loss of the first update differs by" in printed
     assert "TRL " in printed

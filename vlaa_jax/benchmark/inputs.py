@@ -23,6 +23,7 @@ from vlaa_jax.training.shared_prompt import longest_row
 
 POLICY, RECORDS, RUN = "policy", "records", "run.json"
 COMPLETIONS = "completions.npy"  # `[G, C]` ordinary tokens that both sides score and learn from
+DRAWN = {False: "drawn-in-segments.npy", True: "drawn-in-one-loop.npy"}  # `[B * G, C]` of uneven lengths, 0 after ends
 _SYSTEM = "Look."
 _QUESTION = "Answer with a single integer."  # the instruction of its verifier, which is then not added
 _RECORDS = 64

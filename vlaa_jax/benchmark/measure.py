@@ -164,10 +164,9 @@ def lengths(folder: pathlib.Path, preset: Preset, how: Alternation) -> Iterator[
     with Worker(f"{_ROOM}.ours", folder, environment(preset)) as ours:
         sides = {name: lambda name=name: ours.run("lengths", whole=name == "theirs") for name in ("ours", "theirs")}
         found = alternate("uneven lengths", sides, how)
-    results = [run.result for measured in found.values() for run in measured.runs]
-    if len({(result["tokens"], result["tokens_drawn"]) for result in results}) > 1:
-        raise agreement.Disagreement("segments and one loop drew different tokens")
-    rows, drawn = sizes.prompts * preset.group, results[0]["tokens_drawn"]
+    note = agreement.check_drawn(folder)
+    how.say(note)
+    rows, drawn = sizes.prompts * preset.group, found["ours"].median("tokens_drawn")
     yield Row(
         part="lengths",
         name=f"uneven lengths, {sizes.prompts} x {preset.group} completions, geometric of mean {sizes.mean}, "
@@ -176,8 +175,13 @@ def lengths(folder: pathlib.Path, preset: Preset, how: Alternation) -> Iterator[
         amount=drawn,
         ours=found["ours"],
         theirs=found["theirs"],
-        figures={"mean_length": drawn / rows, "longest": results[0]["longest"]}
-        | {f"{what}_{name}": found[name].median(what) for what in ("row_steps", "wasted") for name in found},
+        notes=(note,),
+        figures={"mean_length": drawn / rows}
+        | {
+            f"{what}_{name}": found[name].median(what)
+            for what in ("tokens_drawn", "longest", "row_steps", "wasted")
+            for name in found
+        },
     )
 
 

@@ -60,7 +60,7 @@ def _found(row: Row) -> list[str]:
         ]
     if row.part == "lengths":
         return [
-            f"the same tokens: {figures['mean_length']:.1f} a completion, {figures['longest']:.0f} the longest; steps "
+            f"{figures['mean_length']:.1f} a completion, {figures['longest_ours']:.0f} the longest; steps "
             f"that gave no token: ours {100 * figures['wasted_ours']:.0f} %, one loop "
             f"{100 * figures['wasted_theirs']:.0f} %"
         ]
