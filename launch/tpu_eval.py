@@ -13,7 +13,6 @@ import sys
 
 from vlaa_jax.errors import InputError, check_output, run_command
 from vlaa_jax.storage import cache_folder, require_folder
-from vlaa_jax.training.host_memory import use_large_pages
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -138,5 +137,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    use_large_pages()
     run_command(main)

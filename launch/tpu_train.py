@@ -26,7 +26,6 @@ from ml_collections import ConfigDict
 from vlaa_jax.errors import InputError, run_command
 from vlaa_jax.storage import cache_folder
 from vlaa_jax.training.config_file import config_name, read_config
-from vlaa_jax.training.host_memory import use_large_pages
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _PROFILE = flags.DEFINE_string("profile", None, "STEP,N")
@@ -110,5 +109,4 @@ def _check_workdir(workdir: str, config: ConfigDict) -> None:
 
 
 if __name__ == "__main__":
-    use_large_pages()
     run_command(main)

@@ -84,7 +84,7 @@ def _run_config(folder: pathlib.Path, preset: Preset, recipe: ConfigDict) -> Con
         "model.checkpoint": str(folder / POLICY),
         "model.dtype": preset.dtype,
         "model.freeze_vision": preset.freeze_vision,
-        "model.remat": "layer" if preset.remat else "none",
+        "model.remat": "layer",
         "data.train": f"{folder / RECORDS}:train",
         "data.evaluation": "",
         "prompt.system": str(folder / "system.txt"),

@@ -10,7 +10,6 @@ from vlaa_jax.benchmark import agreement, bounds
 from vlaa_jax.benchmark.alternation import Alternation, Measured, alternate
 from vlaa_jax.benchmark.presets import Preset
 from vlaa_jax.benchmark.worker import Worker
-from vlaa_jax.training.host_memory import LARGE_PAGES
 
 _ROOM = "vlaa_jax.benchmark"
 _READ_WIDTH, _READ_VECTORS = 4096, 8
@@ -60,8 +59,8 @@ class Row:
 
 
 def environment(preset: Preset) -> dict[str, str]:
-    """Variables of both sides' processes: each has what `launch/tpu_train.py` gives itself."""
-    common = LARGE_PAGES | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    """Variables of both sides' processes."""
+    common = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TF_CPP_MIN_LOG_LEVEL": "2"}
     if preset.device == "cpu":
         return common | {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     return common | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # the two sides share the device's memory

@@ -41,7 +41,8 @@ class Preset:
       step_prompts: B of the whole step.
       lengths: of the part on uneven completions.
       freeze_vision: whether the update leaves the tower out.
-      remat: whether both sides compute layers again in the backward pass of the update.
+      remat: whether transformers computes layers again in the backward pass of the update; ours does by default, since
+        on a CPU it costs no time: less memory has to be faulted in.
       chunk: tokens whose logits exist at once in our update.
       matrix: side of the square matrices whose product gives the matrix rate.
       buffer: bytes that are read to measure the memory bandwidth.
