@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from vlaa_jax.benchmark import agreement, bounds
-from vlaa_jax.benchmark.alternation import Alternation, Measured, alternate
+from vlaa_jax.benchmark.alternation import Alternation, Measured, Run, alternate
 from vlaa_jax.benchmark.presets import Preset
 from vlaa_jax.benchmark.worker import Worker
 
@@ -187,14 +187,21 @@ def lengths(folder: pathlib.Path, preset: Preset, how: Alternation) -> Iterator[
 def update(
     folder: pathlib.Path, preset: Preset, limits: bounds.Limits, rates: dict[str, float], how: Alternation
 ) -> Iterator[Row]:
-    """GRPO's update of one group; its bound is that of its matrix products."""
+    """GRPO's update of one group; its bound is that of its matrix products.
+
+    A run follows another of its side that does not count. Updates do so in training, and the gigabytes that each takes
+    anew come slowly where the other side has just had them: on a virtual machine from the host.
+    """
+
+    def second(side: Worker) -> Callable[[], Run]:
+        return lambda: (side.ask("update"), side.run("update"))[1]
+
     with both_sides(folder, preset) as (ours, theirs):
         notes = [agreement.check_log_probabilities(ours, theirs, folder, preset)]
         notes.append(agreement.check_update(ours.ask("update"), theirs.ask("update"), preset))
         for note in notes:
             how.say(note)
-        sides = {"ours": lambda: ours.run("update"), "theirs": lambda: theirs.run("update")}
-        found = alternate("update", sides, how)
+        found = alternate("update", {"ours": second(ours), "theirs": second(theirs)}, how)
     flops = bounds.update_flops(preset, shared=True)
     flop_ratio = bounds.update_flops(preset, shared=False) / flops
     rate_ratio = rates["matrix_rate_ours"] / rates["matrix_rate_theirs"]
