@@ -28,6 +28,8 @@ _CORE = [
 
 # The compiler for TPUs, for a host without one. The README's figures are those of this version.
 _PLAN = ["libtpu==0.0.51; sys_platform == 'linux' and platform_machine == 'x86_64'"]
+# The six-step pipeline: its engine, a client for endpoints, a reader of the sources' tables.
+_DATA = ["apache-beam>=2.77", "openai>=3.52,<4", "pyarrow>=25.0"]
 _GCS = ["gcsfs>=2026.10.1", "google-cloud-storage>=3.17.1"]
 
 setuptools.setup(
@@ -47,9 +49,11 @@ setuptools.setup(
         "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
         "plan": _PLAN,
         "gcs": _GCS,
+        "data": _DATA,
         "test": [
             *_PLAN,
             *_GCS,
+            *_DATA,
             "hypothesis>=6.150",
             "pytest>=9.0",
             "pytest-xdist>=3.8",

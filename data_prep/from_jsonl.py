@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource, check_record, write_records
+from vlaa_jax.processing.records import VERIFIERS, Record, check_record
+from vlaa_jax.processing.shards import RecordSource, write_records
 
 VERSION = "1.0.0"
 

@@ -59,7 +59,7 @@ def main() -> None:
 
     from data_prep.digit_scenes import demo
     from vlaa_jax.processing.buckets import choose_buckets
-    from vlaa_jax.processing.records import RecordSource
+    from vlaa_jax.processing.shards import RecordSource
     from vlaa_jax.rewards import load_scorer, trace
     from vlaa_jax.training import saved_policy, settings
     from vlaa_jax.training.run_folder import open_run

@@ -61,7 +61,7 @@ def main() -> None:
     from vlaa_jax.evaluation.tables import text_table
     from vlaa_jax.processing.buckets import choose_buckets
     from vlaa_jax.processing.index import build_index, count_by_verifier
-    from vlaa_jax.processing.records import RecordSource
+    from vlaa_jax.processing.shards import RecordSource
     from vlaa_jax.rewards import check_gold, load_scorer
     from vlaa_jax.training import saved_policy, settings
     from vlaa_jax.training.loop import result_row

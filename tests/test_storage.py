@@ -176,7 +176,7 @@ def test_without_the_extra():
     code = (
         "import sys; sys.modules['gcsfs'] = None  # as if it were not installed\n"
         "from vlaa_jax.errors import run_command\n"
-        "from vlaa_jax.processing.records import RecordSource\n"
+        "from vlaa_jax.processing.shards import RecordSource\n"
         "run_command(lambda: RecordSource('gs://bucket/data:train') and None)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

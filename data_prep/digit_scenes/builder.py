@@ -12,7 +12,8 @@ import numpy as np
 
 from data_prep.digit_scenes import glyphs, questions, scenes, traces
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Record, write_records
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import write_records
 
 VERSION = "1.5.0"
 

@@ -12,7 +12,8 @@ from data_prep.digit_scenes import builder, demo, facts, questions
 from vlaa_jax.evaluation.bootstrap import Estimate, paired_interval, unpaired_interval
 from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.processing.images import Resize, read_size
-from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource, write_records
+from vlaa_jax.processing.records import VERIFIERS, Record
+from vlaa_jax.processing.shards import RecordSource, write_records
 from vlaa_jax.rewards import Request, score_many
 
 Rows = Sequence[Mapping[str, Any]]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from data_prep.digit_scenes import builder, controls, demo
-from vlaa_jax.processing.records import RecordSource, write_records
+from vlaa_jax.processing.shards import RecordSource, write_records
 from vlaa_jax.rewards import accuracy, trace
 
 pytestmark = pytest.mark.quick

@@ -16,7 +16,7 @@ from PIL import Image
 
 from data_prep.digit_scenes import builder, command, glyphs, questions, scenes
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.processing.shards import RecordSource
 
 SEED = 0
 KINDS = [

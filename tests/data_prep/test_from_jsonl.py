@@ -9,7 +9,8 @@ from PIL import Image
 
 from data_prep.from_jsonl import import_jsonl
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Record, RecordSource
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import RecordSource
 
 pytestmark = pytest.mark.quick
 

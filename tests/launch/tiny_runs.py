@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 from oracle import draw_config, random_checkpoint, write_tokenizer
 from PIL import Image
 
-from vlaa_jax.processing.records import Record, write_records
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import write_records
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.run_folder import RunFolder

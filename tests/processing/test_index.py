@@ -15,7 +15,8 @@ from vlaa_jax.processing.conversation import completion_text, load_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.processing.index import build_index, count_by_verifier, usable
-from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource, write_records
+from vlaa_jax.processing.records import VERIFIERS, Record
+from vlaa_jax.processing.shards import RecordSource, write_records
 from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry
 

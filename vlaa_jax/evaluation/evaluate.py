@@ -14,7 +14,8 @@ from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import decode as decode_image
 from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.index import Index
-from vlaa_jax.processing.records import Record, RecordSource
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import Request, Trace, accuracy, score_many
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.sampler import SamplingWeights

@@ -23,7 +23,8 @@ import tqdm
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.encode import Encoder
-from vlaa_jax.processing.records import VERIFIERS, Record, RecordSource
+from vlaa_jax.processing.records import VERIFIERS, Record
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.storage import cache_folder
 
 _FORMAT = 2  # of the cached file, and of what its numbers mean

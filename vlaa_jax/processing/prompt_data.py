@@ -13,7 +13,8 @@ import numpy as np
 
 from vlaa_jax.processing.encode import EncodedPrompt, Encoder
 from vlaa_jax.processing.index import Index
-from vlaa_jax.processing.records import Record, RecordSource
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import RecordSource
 
 T = TypeVar("T")
 _THREADS = 2

@@ -14,7 +14,7 @@ from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.prompt_data import Drawn, PromptData, ReadAhead
-from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import Request, score_many
 from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Ended, Generator, Rollout, RowSteps, Run

@@ -18,7 +18,7 @@ from vlaa_jax.ahead import Program, compiling, distinct
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
 from vlaa_jax.evaluation.tables import Table, text_table
-from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.programs import rollout_programs
 from vlaa_jax.rollout.random_bits import EVALUATION

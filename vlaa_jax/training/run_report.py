@@ -12,7 +12,8 @@ from vlaa_jax.evaluation.bootstrap import interval, paired_interval
 from vlaa_jax.evaluation.chart import Curve, Series
 from vlaa_jax.evaluation.report import Box, Transcript, write_report
 from vlaa_jax.evaluation.tables import Table
-from vlaa_jax.processing.records import VERIFIERS, RecordSource
+from vlaa_jax.processing.records import VERIFIERS
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.training.run_folder import RunFolder
 
 _TRANSCRIPTS = 24

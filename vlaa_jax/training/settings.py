@@ -21,7 +21,8 @@ from vlaa_jax.processing.conversation import load_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.processing.index import Index, build_index, usable
-from vlaa_jax.processing.records import VERIFIERS, RecordSource
+from vlaa_jax.processing.records import VERIFIERS
+from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry
 from vlaa_jax.rewards import check_gold

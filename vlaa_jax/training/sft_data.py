@@ -13,7 +13,7 @@ from vlaa_jax.processing.batches import Rows, Targets, assign_rows, pack
 from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.index import Index
-from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.processing.shards import RecordSource
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Record, RecordSource, verify, write_records
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import RecordSource, verify, write_records
 
 pytestmark = pytest.mark.quick
 
@@ -128,7 +129,7 @@ def test_reading_imports_nothing(tmp_path):
     write(tmp_path / "data")
     code = f"""
 import sys
-from vlaa_jax.processing.records import RecordSource
+from vlaa_jax.processing.shards import RecordSource
 
 source = RecordSource({str(tmp_path / "data")!r})
 before = set(sys.modules)
