@@ -3,6 +3,7 @@
 import argparse
 
 from data_prep import from_jsonl
+from data_prep.build import command as build
 from data_prep.digit_scenes import command as digit_scenes
 from vlaa_jax.errors import run_command
 
@@ -10,10 +11,14 @@ from vlaa_jax.errors import run_command
 def main() -> None:
     """Runs one command."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
+    parser.set_defaults(takes_more=False)  # a config's fields, which the parser cannot know
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl):
+    for module in (digit_scenes, from_jsonl, build):
         module.add_command(commands)
-    arguments = parser.parse_args()
+    arguments, more = parser.parse_known_args()
+    if more and not arguments.takes_more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments.more = more
     arguments.run(arguments)
 
 

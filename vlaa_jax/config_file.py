@@ -30,7 +30,7 @@ def read_config(
         rest = flags.FLAGS(arguments)[1:]
         config = _CONFIG.value
         # A file that could not be loaded says so at the first look into it.
-        task = config.task if tasks and config is not None else None
+        task = None if config is None else config.get("task")
     except Exception as error:  # a config file is a program: it may raise anything
         raise InputError(_sentence(error, arguments)) from None
     if rest:
