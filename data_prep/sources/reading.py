@@ -1,0 +1,181 @@
+"""From a publisher's records to drafts: what every source checks, and what it does with a record that fails."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from data_prep.drafts import Draft, SetAside
+from data_prep.sources.entries import Entry
+from vlaa_jax.errors import InputError
+
+STEP = "read"
+LONGEST_TEXT = 100_000  # characters; a question of a source has at most a few thousand
+
+# Half a surrogate pair is no Unicode text and cannot be stored.
+_CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_PATIENCE = 100  # records of another form before a file is given up
+_SHOWN = 300  # characters of a record or of what is wrong with it
+
+
+def read_entries(
+    source: str,
+    entries: Iterable[Entry],
+    required: Sequence[str],
+    identify: Callable[[Entry], str],
+    to_draft: Callable[[Entry, str], Draft],
+) -> Iterator[Draft | SetAside]:
+    """A draft or a reason for each entry, in their order.
+
+    Of several questions about one picture the first is kept, as the paper keeps unique pictures of each source (section
+    2, step 1), and as its counts say: DocVQA's 10,194 are the training pictures of that set, not its 39,463 questions.
+    Which question the authors kept is not stated.
+
+    Args:
+      source: its name.
+      entries: of its files.
+      required: names of the fields that every record of this form has.
+      identify: the id, of an entry with these fields; raises InputError.
+      to_draft: the draft, of an entry and its id; raises InputError.
+
+    Raises:
+      InputError: no entry, or none of the first hundred, has the required fields.
+    """
+    owners: dict[str, str] = {}  # of pictures
+    ids: set[str] = set()
+    held: list[SetAside] | None = []  # until one record has the form
+    first: Entry | None = None
+    for entry in entries:
+        first = first or entry
+        missing = [name for name in required if name not in entry.fields]
+        if held is not None and not missing:
+            yield from held
+            held = None
+        result = _read_entry(source, entry, missing, identify, to_draft, owners, ids)
+        if held is None:
+            yield result
+        else:
+            held.append(result)
+            if len(held) >= _PATIENCE:
+                break
+    if held is not None:
+        raise InputError(_mismatch(first, required))
+
+
+def _mismatch(first: Entry | None, required: Sequence[str]) -> str:
+    if first is None:
+        return "the files hold no record"
+    if first.problem:
+        return f"{first.place}: {first.problem}; expected an object with {', '.join(required)}"
+    shown = {name: value for name, value in first.fields.items() if not isinstance(value, bytes)}
+    return (
+        f"{first.place}: expected the fields {', '.join(required)}; found {', '.join(map(str, first.fields)) or 'none'}; "
+        f"the first record is {str(shown)[:_SHOWN]}"
+    )
+
+
+def _read_entry(
+    source: str,
+    entry: Entry,
+    missing: Sequence[str],
+    identify: Callable[[Entry], str],
+    to_draft: Callable[[Entry, str], Draft],
+    owners: dict[str, str],
+    ids: set[str],
+) -> Draft | SetAside:
+    name, draft = entry.place, None
+    try:
+        if entry.problem:
+            raise InputError(entry.problem)
+        if missing:
+            raise InputError(f"missing field: {', '.join(missing)}")
+        name = identify(entry)
+        draft = to_draft(entry, name)
+        _check_gold(draft)
+        picture, owner = entry.picture or draft.image, entry.group or name
+        if owners.get(picture, owner) != owner or (name in ids and picture in owners):
+            raise InputError(f"repeated picture: {owners[picture]} has it")
+        if name in ids:
+            raise InputError("repeated id")
+        owners[picture] = owner
+        ids.add(name)
+    except InputError as error:
+        return SetAside(name, source, STEP, f"{str(error)[:_SHOWN]} ({entry.place})", draft)
+    return draft
+
+
+def _check_gold(draft: Draft) -> None:
+    """Of all but mathematics, which takes a process of its own; the build does that."""
+    from vlaa_jax.processing.records import Record
+    from vlaa_jax.rewards import check_gold
+
+    record = Record(
+        draft.id, (b"",), draft.question, draft.gold, draft.verifier, choices=draft.choices, box_space=draft.box_space
+    )
+    if draft.verifier != "math":
+        try:
+            check_gold(record)
+        except InputError as error:
+            raise InputError(f"unreadable gold: {error.__cause__}") from None  # without the name of the record
+
+
+def text(value: Any, name: str) -> str:
+    """`value` without blanks around it.
+
+    Args:
+      value: of a field.
+      name: of the field, for messages.
+
+    Raises:
+      InputError: it is no text, blank, too long, or has control characters.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"wrong type: {name} must be text, found {type(value).__name__}")
+    if len(value) > LONGEST_TEXT:
+        raise InputError(f"too long: {name} has {len(value):,} characters, at most {LONGEST_TEXT:,} are read")
+    if _CONTROL.search(value):
+        raise InputError(f"control characters: in {name}")
+    if not value.strip():
+        raise InputError(f"blank text: {name}")
+    return value.strip()
+
+
+def name_part(value: Any, name: str) -> str:
+    """A publisher's id as part of ours: a number, or text with its slashes replaced."""
+    if type(value) is int and abs(value) < 10**18:
+        return str(value)
+    part = text(value, name).replace("/", "-")
+    if len(part) > 200 or not part.isprintable():
+        raise InputError(f"unusable id: {name} is {part[:50]!r}")
+    return part
+
+
+def texts(value: Any, name: str) -> list[str]:
+    """Texts of a list that is not empty, as `text` has them."""
+    if not isinstance(value, list):
+        raise InputError(f"wrong type: {name} must be a list of texts, found {type(value).__name__}")
+    if not value:
+        raise InputError(f"empty list: {name}")
+    return [text(item, name) for item in value]
+
+
+def turns(conversations: Any) -> list[tuple[str, str]]:
+    """Questions and answers of a LLaVA conversation, without the marks for the picture, which stands first.
+
+    Raises:
+      InputError: it is none, or its turns are not those of a person and of a model by turns.
+    """
+    if not isinstance(conversations, list) or not all(isinstance(turn, dict) for turn in conversations):
+        raise InputError("wrong type: conversations must be a list of objects with from and value")
+    speakers = [turn.get("from") for turn in conversations]
+    if not speakers or speakers != ["human", "gpt"] * (len(speakers) // 2):
+        raise InputError(f"turns out of order: from is {str(speakers)[:60]}, expected human and gpt by turns")
+    values = [text(text(turn.get("value"), "value").replace("<image>", ""), "value") for turn in conversations]
+    return list(zip(values[::2], values[1::2], strict=True))
+
+
+def only_turn(conversations: Any) -> tuple[str, str]:
+    """As `turns`, of a conversation with one question."""
+    found = turns(conversations)
+    if len(found) != 1:
+        raise InputError(f"several questions: the conversation has {len(found)}, expected one")
+    return found[0]
