@@ -1,5 +1,6 @@
 """Drafts become records, and records shards, which workers write side by side."""
 
+import collections
 import dataclasses
 import io
 import json
@@ -12,7 +13,7 @@ from apache_beam.utils.shared import Shared
 
 from data_prep import pictures
 from data_prep.build.curation import Split, has_aha, rank
-from data_prep.build.engine import ASIDE, count, pipeline, write
+from data_prep.build.engine import ASIDE, Aside, pipeline, write, write_counts
 from data_prep.build.folder import StepFolder, join, read_file, read_lines, write_file
 from data_prep.build.steps import reasoning, split_thinking
 from data_prep.drafts import Draft, SetAside, from_line
@@ -136,22 +137,13 @@ def assemble(
                 | beam.FlatMap(read_lines)
                 | beam.ParDo(_Place(path)).with_outputs(ASIDE, main="places")
             )
-            written = (
+            failed = (
                 placed["places"]
                 | beam.GroupByKey()
-                | beam.ParDo(_WriteShard(folder, folders, section["max_image_bytes"])).with_outputs(
-                    ASIDE, "records", main="shards"
-                )
+                | beam.ParDo(_WriteShard(folder, folders, section["max_image_bytes"], step.path))
             )
-            aside = (placed[ASIDE], written[ASIDE]) | "All set aside" >> beam.Flatten()
-            write({ASIDE: aside}, step, spread)
-            count(written["records"], aside, step)
-            (
-                written["shards"]
-                | "All shards" >> beam.combiners.ToList()
-                | "Write shards' list" >> beam.Map(_write_shards, join(step.path, "shards.json"))
-            )
-        shards = [Shard(**fields) for fields in json.loads(read_file(join(step.path, "shards.json")) or b"")]
+            write([(ASIDE, placed[ASIDE]), (ASIDE, failed)], step, spread)
+        shards = [Shard(**json.loads(read_file(path) or b"")) for path in step.match("*.shard.json")]
         finish(
             folder,
             shards,
@@ -172,9 +164,7 @@ class _Place(beam.DoFn):
     def setup(self) -> None:
         self._order = self._shared.acquire(lambda: Order(**json.loads(read_file(self._path) or b"")))
 
-    def process(
-        self, line: bytes
-    ) -> Iterator[tuple[tuple[str, int], tuple[int, bytes]] | beam.pvalue.TaggedOutput]:
+    def process(self, line: bytes) -> Iterator[tuple[tuple[str, int], tuple[int, bytes]] | Aside]:
         draft = from_line(line.decode())
         if draft.id in self._order.places:
             split, shard, place = self._order.places[draft.id]
@@ -185,38 +175,34 @@ class _Place(beam.DoFn):
 
 
 class _WriteShard(beam.DoFn):
-    """A shard's lines; out come its entry, and by tag split and source of its records, and the drafts set aside."""
+    """A shard's lines; out come the drafts that cannot be in it. Its entry and its counts go to the step's folder."""
 
-    def __init__(self, folder: pathlib.Path, folders: Mapping[str, str], max_image_bytes: int):
-        self._folder, self._folders, self._max_image_bytes = folder, folders, max_image_bytes
+    def __init__(self, folder: pathlib.Path, folders: Mapping[str, str], max_image_bytes: int, step: str):
+        self._folder, self._folders, self._max_image_bytes, self._step = folder, folders, max_image_bytes, step
 
-    def process(
-        self, group: tuple[tuple[Split, int], Iterable[tuple[int, bytes]]]
-    ) -> Iterator[Shard | beam.pvalue.TaggedOutput]:
+    def process(self, group: tuple[tuple[str, int], Iterable[tuple[int, bytes]]]) -> Iterator[SetAside]:
         (split, number), lines = group
-        out: list[beam.pvalue.TaggedOutput] = []
+        aside: list[SetAside] = []
+        counted: collections.Counter[tuple[str, str]] = collections.Counter()
 
         def records() -> Iterator[Record]:
             for _, line in sorted(lines):
                 draft = from_line(line.decode())
                 try:
                     record = make_record(draft, self._picture(draft))
-                except InputError as error:
-                    aside = SetAside(draft.id, draft.source, NAME, f"picture: {error}", draft)
-                    out.append(beam.pvalue.TaggedOutput(ASIDE, aside))
+                except InputError as error:  # it changed since step 1, or does not fit into the bound
+                    aside.append(SetAside(draft.id, draft.source, NAME, f"picture: {error}", draft))
                 else:
-                    out.append(beam.pvalue.TaggedOutput("records", (split, draft.source)))
+                    counted[split, draft.source] += 1
                     yield record
 
-        yield write_shard(self._folder, split, number, records())
-        yield from out
+        shard = write_shard(self._folder, split, number, records())
+        name = f"{split}-{number:05d}"
+        write_file(join(self._step, f"{name}.shard.json"), json.dumps(dataclasses.asdict(shard)).encode())
+        write_counts(counted, self._step, name)
+        yield from aside
 
     def _picture(self, draft: Draft) -> bytes | None:
         if not draft.image:
             return None
         return shrink(pictures.read(self._folders[draft.source], draft.image), self._max_image_bytes)
-
-
-def _write_shards(shards: Sequence[Shard], path: str) -> None:
-    own = sorted(map(dataclasses.asdict, shards), key=lambda shard: (shard["split"], shard["number"]))
-    write_file(path, json.dumps(own, indent=1).encode())

@@ -147,7 +147,7 @@ class _Plan:
             folders=self._pictures(),
             drafts=report.total(engine.read_counts(before)["passed"]),
         )
-        engine.ask(asking, before.files("drafts"), self._folders[step.number], self._config.files, options)
+        engine.ask(asking, before.files(), self._folders[step.number], self._config.files, options)
 
     def _curate(self, begun: bool, options: Sequence[str]) -> None:
         config, before, folder = self._config, self._folders[5], self._folders[6]
@@ -165,7 +165,7 @@ class _Plan:
             raise InputError(f"no question is left for the shards: {join(self._out, 'steps')} holds what became of each")
         assemble.assemble(
             assemble.order(chosen, left, seed=config.seed, records_per_shard=config.shards.records_per_shard),
-            before.files("drafts"),
+            before.files(),
             folder,
             directory,
             folders=self._pictures(),

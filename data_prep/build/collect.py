@@ -11,7 +11,7 @@ import apache_beam as beam
 from data_prep import pictures
 from data_prep.build.assemble import make_record
 from data_prep.build.curation import rank
-from data_prep.build.engine import ASIDE, STOPPED, check_stopped, count, pipeline, source_of, write
+from data_prep.build.engine import ASIDE, STOPPED, Aside, Stopped, check_stopped, pipeline, write
 from data_prep.build.folder import StepFolder
 from data_prep.drafts import Draft, SetAside, from_line, to_line
 from data_prep.sources.published import PUBLISHED
@@ -102,16 +102,15 @@ def collect(chosen: Sequence[Source], folder: StepFolder, spread: int, options: 
     with pipeline(options) as made:
         came = made | beam.Create(chosen) | beam.ParDo(_Read()).with_outputs(ASIDE, STOPPED, main="lines")
         checked = came["lines"] | beam.Reshuffle() | beam.ParDo(_Check(chosen)).with_outputs(ASIDE, main="drafts")
-        aside = (came[ASIDE], checked[ASIDE]) | "All set aside" >> beam.Flatten()
-        write({"drafts": checked["drafts"], ASIDE: aside, STOPPED: came[STOPPED]}, folder, spread)
-        count(checked["drafts"] | beam.Map(source_of), aside, folder)
+        outputs = [("drafts", checked["drafts"]), (ASIDE, checked[ASIDE]), (ASIDE, came[ASIDE]), (STOPPED, came[STOPPED])]
+        write(outputs, folder, spread)
     check_stopped(folder)
 
 
 class _Read(beam.DoFn):
     """Drafts as lines, which are short to hold while they wait for their check."""
 
-    def process(self, source: Source) -> Iterator[bytes | beam.pvalue.TaggedOutput]:
+    def process(self, source: Source) -> Iterator[bytes | Aside | Stopped]:
         try:
             for entry in read(source):
                 if isinstance(entry, SetAside):
@@ -128,7 +127,7 @@ class _Check(beam.DoFn):
     def __init__(self, chosen: Sequence[Source]):
         self._folders = {source.name: source.folder for source in chosen}
 
-    def process(self, line: bytes) -> Iterator[Draft | beam.pvalue.TaggedOutput]:
+    def process(self, line: bytes) -> Iterator[Draft | Aside]:
         draft = from_line(line.decode())
         why = problem(draft, self._folders[draft.source])
         if why:

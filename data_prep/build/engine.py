@@ -4,6 +4,7 @@ The runner decides how much of it happens at once, and nothing else: drafts go i
 What cannot go on leaves by a tag. A draft names its picture; the bytes are read for a request and dropped with it.
 """
 
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -11,7 +12,7 @@ import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
@@ -27,9 +28,11 @@ from data_prep.drafts import Draft, SetAside, to_line
 from vlaa_jax.errors import InputError
 
 ASIDE, STOPPED = "aside", "stopped"
+# As types, which Beam reads.
+Aside = beam.pvalue.TaggedOutput[Literal["aside"], SetAside]
+Stopped = beam.pvalue.TaggedOutput[Literal["stopped"], SetAside]
 # Threads, because a worker waits for its model most of the time; more of them than batches that a model answers at once.
 _DEFAULTS = ("--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=4")
-_COUNTS = "counts.json"
 
 
 @contextlib.contextmanager
@@ -50,52 +53,36 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
         yield made
 
 
-def write(outputs: Mapping[str, beam.PCollection], folder: StepFolder, spread: int) -> None:
-    """Adds to a pipeline the files of a step.
+def write(outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, spread: int) -> None:
+    """Adds to a pipeline the files of a step, and beside each one its counts.
 
     Args:
-      outputs: drafts or set-aside entries, by the kind of file.
+      outputs: kinds of files with the drafts or set-aside entries that go there.
       folder: of the step.
       spread: most files of a kind.
     """
-    for kind, entries in outputs.items():
-        (
-            entries
-            | f"Key {kind}" >> beam.Map(_keyed, spread)
-            | f"Group {kind}" >> beam.GroupByKey()
-            | f"Write {kind}" >> beam.MapTuple(_write_lines, folder=folder.path, kind=kind)
-        )
+    keyed = [
+        entries | f"Key {kind} {place}" >> beam.Map(_keyed, kind, spread)
+        for place, (kind, entries) in enumerate(outputs)
+    ]
+    keyed | "All files" >> beam.Flatten() | "By file" >> beam.GroupByKey() | "Write" >> beam.Map(_write_file, folder.path)
 
 
-def _keyed(entry: Draft | SetAside, spread: int) -> tuple[int, tuple[str, bytes]]:
+def _keyed(entry: Draft | SetAside, kind: str, spread: int) -> tuple[tuple[str, int], tuple[str, bytes, str, str]]:
+    """By file: id, line, and what the line counts as: its outcome and source."""
     # A set-aside text may hold half a surrogate pair: written as JSON's own escape, it is read back the same.
     line = to_line(entry).encode("utf-8", "backslashreplace")
     identity = hashlib.sha256(entry.id.encode("utf-8", "backslashreplace")).digest()
-    return int.from_bytes(identity[:8], "big") % spread, (entry.id, line)
+    outcome = kind if isinstance(entry, Draft) else kind_of(entry.reason)
+    return (kind, int.from_bytes(identity[:8], "big") % spread), (entry.id, line, outcome, entry.source)
 
 
-def _write_lines(number: int, lines: Iterable[tuple[str, bytes]], *, folder: str, kind: str) -> None:
-    content = b"".join(line + b"\n" for _, line in sorted(lines))
-    write_file(join(folder, f"{kind}-{number:05d}.jsonl"), content)
-
-
-def count(passed: beam.PCollection, aside: beam.PCollection, folder: StepFolder) -> None:
-    """Adds to a pipeline the counts of a step: a JSON of `passed` and `set_aside`, each by outcome and source.
-
-    Args:
-      passed: pairs of outcome and source.
-      aside: set-aside entries; their outcome is the kind of their reason.
-      folder: of the step.
-    """
-    kinds = aside | "Kinds" >> beam.Map(lambda entry: ("set_aside", kind_of(entry.reason), entry.source))
-    names = passed | "Outcomes" >> beam.MapTuple(lambda outcome, source: ("passed", outcome, source))
-    (
-        (kinds, names)
-        | "All outcomes" >> beam.Flatten()
-        | "Count" >> beam.combiners.Count.PerElement()
-        | "All counts" >> beam.combiners.ToList()
-        | "Write counts" >> beam.Map(_write_counts, join(folder.path, _COUNTS))
-    )
+def _write_file(group: tuple[tuple[str, int], Iterable[tuple[str, bytes, str, str]]], folder: str) -> None:
+    (kind, number), entries = group
+    entries = sorted(entries)
+    write_file(join(folder, f"{kind}-{number:05d}.jsonl"), b"".join(line + b"\n" for _, line, _, _ in entries))
+    counted = collections.Counter((outcome, source) for _, _, outcome, source in entries)
+    write_counts(counted, folder, f"{kind}-{number:05d}")
 
 
 def kind_of(reason: str) -> str:
@@ -103,26 +90,26 @@ def kind_of(reason: str) -> str:
     return re.split(r":| \(", reason, maxsplit=1)[0][:80]
 
 
-def _write_counts(counted: Sequence[tuple[tuple[str, str, str], int]], path: str) -> None:
-    counts: dict[str, dict[str, dict[str, int]]] = {"passed": {}, "set_aside": {}}
-    for (fate, outcome, source), number in sorted(counted):
-        counts[fate].setdefault(outcome, {})[source] = number
-    write_file(path, json.dumps(counts, indent=1).encode())
+def write_counts(counted: Mapping[tuple[str, str], int], folder: str, name: str) -> None:
+    """Writes numbers of entries by outcome and source, for `read_counts` to add up."""
+    rows = [[outcome, source, number] for (outcome, source), number in sorted(counted.items())]
+    write_file(join(folder, f"{name}.counts.json"), json.dumps(rows).encode())
 
 
 def read_counts(folder: StepFolder) -> dict[str, dict[str, dict[str, int]]]:
-    """What `count` wrote."""
-    return json.loads(read_file(join(folder.path, _COUNTS)) or b"")
-
-
-def source_of(draft: Draft) -> tuple[str, str]:
-    """For `count`: what a draft that goes on to the next step counts as."""
-    return "drafts", draft.source
+    """Numbers of `passed` and `set_aside` entries by outcome and source; the outcome of one set aside is its reason."""
+    counts: dict[str, dict[str, dict[str, int]]] = {"passed": {}, "set_aside": {}}
+    for path in folder.match("*.counts.json"):
+        fate = "set_aside" if path.rpartition("/")[2].startswith(ASIDE) else "passed"
+        for outcome, source, number in json.loads(read_file(path) or b""):
+            by_source = counts[fate].setdefault(outcome, {})
+            by_source[source] = by_source.get(source, 0) + number
+    return counts
 
 
 def check_stopped(folder: StepFolder) -> None:
     """Raises `InputError` with what stopped a worker, if anything did."""
-    for path in folder.files(STOPPED):
+    for path in folder.match(f"{STOPPED}-*.jsonl"):
         for line in (read_file(path) or b"").splitlines():
             raise InputError(json.loads(line)["reason"])
 
@@ -170,8 +157,7 @@ def ask(asking: Asking, files: Sequence[str], folder: StepFolder, spread: int, o
             | beam.BatchElements(min_batch_size=size, max_batch_size=size)
             | beam.ParDo(_Ask(asking)).with_outputs(ASIDE, STOPPED, main="drafts")
         )
-        write({kind: asked[kind] for kind in ("drafts", ASIDE, STOPPED)}, folder, spread)
-        count(asked["drafts"] | beam.Map(source_of), asked[ASIDE], folder)
+        write([(kind, asked[kind]) for kind in ("drafts", ASIDE, STOPPED)], folder, spread)
     check_stopped(folder)
 
 
@@ -193,7 +179,7 @@ class _Ask(beam.DoFn):
     def setup(self) -> None:
         self._process = self._shared.acquire(lambda: _Process(self._asking))
 
-    def process(self, batch: list[Draft]) -> Iterator[Draft | beam.pvalue.TaggedOutput]:
+    def process(self, batch: list[Draft]) -> Iterator[Draft | Aside | Stopped]:
         if self._process.stopped:
             return
         try:
@@ -202,7 +188,7 @@ class _Ask(beam.DoFn):
             self._process.stopped = True
             yield beam.pvalue.TaggedOutput(STOPPED, SetAside("", "", self._asking.step.name, str(error)))
 
-    def _answered(self, batch: list[Draft]) -> Iterator[Draft | beam.pvalue.TaggedOutput]:
+    def _answered(self, batch: list[Draft]) -> Iterator[Draft | Aside]:
         asking = self._asking
         waiting = [draft for draft in batch if asking.step.asks_for(draft)]
         ended: list[Draft | SetAside] = [draft for draft in batch if not asking.step.asks_for(draft)]

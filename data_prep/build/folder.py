@@ -74,7 +74,7 @@ class StepFolder:
         """Removes what a step that was ended left here; whether there was anything."""
         from apache_beam.io.filesystems import FileSystems
 
-        begun = any(True for _ in _matches(self.path, "*"))
+        begun = bool(self.match("*"))
         if begun:
             FileSystems.delete([self.path])
         return begun
@@ -84,13 +84,17 @@ class StepFolder:
         state = {"inputs": dict(inputs), "fingerprint": fingerprint(inputs), "counts": counts}
         write_file(join(self.path, STATE), (json.dumps(state, indent=1, sort_keys=True) + "\n").encode())
 
-    def files(self, kind: str) -> list[str]:
-        """Files of `drafts`, `aside` or `stopped`, in order."""
-        return sorted(_matches(self.path, f"{kind}-*.jsonl"))
+    def match(self, pattern: str) -> list[str]:
+        """Files of the folder, in order."""
+        return sorted(_matches(self.path, pattern))
+
+    def files(self) -> list[str]:
+        """Those of the drafts that the step let through."""
+        return self.match("drafts-*.jsonl")
 
     def drafts(self) -> Iterator[Draft]:
         """All drafts that the step let through."""
-        for path in self.files("drafts"):
+        for path in self.files():
             yield from read_drafts(path)
 
 

@@ -10,7 +10,7 @@ from data_prep.answers.ledger import StageTotal
 from data_prep.sources.published import PUBLISHED
 from vlaa_jax.evaluation.tables import Table, text_table
 
-Counts = Mapping[str, Mapping[str, Mapping[str, int]]]  # see engine.count
+Counts = Mapping[str, Mapping[str, Mapping[str, int]]]  # see engine.read_counts
 
 
 def total(by_source: Mapping[str, Mapping[str, int]]) -> int:
