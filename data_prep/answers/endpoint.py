@@ -12,6 +12,8 @@ for, so it is booked at its worst case.
 import asyncio
 import contextvars
 import dataclasses
+import functools
+import ssl
 import threading
 import time
 import weakref
@@ -224,11 +226,17 @@ class Endpoint:
         await self._account.settle(reservation, cost)
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Read once for all stages."""
+    return httpx2.create_ssl_context()
+
+
 class _Tries(openai.DefaultAsyncHttpxClient):
     """The client's transport, which sees every try of a request."""
 
     def __init__(self, endpoint: Endpoint):
-        super().__init__()
+        super().__init__(verify=_certificates())
         self._endpoint = weakref.proxy(endpoint)
         self._seconds = endpoint._section.timeout
 

@@ -128,8 +128,8 @@ class Ledger:
             (reserved,) = connection.execute("SELECT COALESCE(SUM(amount), 0) FROM reservations").fetchone()
             if budget and spent + reserved + _whole(amount) > budget:
                 raise BudgetExceeded(
-                    f"the budget of {budget / _PARTS:g} is used up: {spent / _PARTS:.4f} spent, {reserved / _PARTS:.4f} in "
-                    f"flight, and the next request of stage {stage} may cost {amount:.4f}; "
+                    f"the budget of {budget / _PARTS:g} is used up: {spent / _PARTS:.4f} spent, "
+                    f"{reserved / _PARTS:.4f} in flight, and the next request of stage {stage} may cost {amount:.4f}; "
                     "a start with a larger budget goes on from here"
                 )
             return connection.execute(

@@ -40,7 +40,7 @@ def test_reasoning_that_was_cut_is_truncated_not_lost():
 
 
 @pytest.mark.parametrize(
-    ("given", "reason"),
+    ("value", "reason"),
     [
         (body("content_filter", content="x"), "blocked by the endpoint's content filter"),
         (body(content=None), "no text in the message"),
@@ -54,8 +54,8 @@ def test_reasoning_that_was_cut_is_truncated_not_lost():
         (None, "no message in the completion: 'None'"),
     ],
 )
-def test_no_answer(given, reason):
-    result = read_completion(given)
+def test_no_answer(value, reason):
+    result = read_completion(value)
     assert isinstance(result, Unanswered) and result.reason.startswith(reason)
 
 
@@ -64,8 +64,8 @@ def test_half_a_surrogate_pair_can_be_written():
 
 
 def test_usage_that_is_none():
-    for given in (body(used=None), {"usage": {"prompt_tokens": -1, "completion_tokens": 1}}, {"usage": [1, 2]}, 5):
-        assert usage(given) is None
+    for wrong in (body(used=None), {"usage": {"prompt_tokens": -1, "completion_tokens": 1}}, {"usage": [1, 2]}, 5):
+        assert usage(wrong) is None
     assert read_completion(body(content="x", used=None)).completion_tokens == 0
 
 

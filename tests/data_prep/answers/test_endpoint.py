@@ -44,7 +44,7 @@ def reply_by_number(*replies):
 
 def test_a_text_with_a_system_message(desk, server):
     (answer,) = desk.endpoint().answer([Request("How many?", system="You count.", max_tokens=77, temperature=0.5)])
-    ((headers, sent),) = server.received
+    ((_, sent),) = server.received
     assert sent == {
         "model": "tiny",
         "messages": [{"role": "system", "content": "You count."}, {"role": "user", "content": "How many?"}],
