@@ -14,6 +14,8 @@ from vlaa_jax.rewards.extract import closing_brace
 # Names of repairs, as reports count them.
 DELIMITERS = "math delimiters"
 BOX = "box"
+WHOLE_NUMBER = "whole number with decimals"
+NUMBER_IN_WORDS = "number in words around it"
 LETTER_MARKS = "letter with marks"
 LETTER_CASE = "letter in lower case"
 OPTION_TEXT = "letter with the option's text"
@@ -39,6 +41,27 @@ class Repaired:
 
     text: str
     repairs: tuple[str, ...] = ()
+
+
+_INTEGER = re.compile(r"(?<![\w.])-?\d+(?!\w|\.\d)")
+_WHOLE_NUMBER = re.compile(r"(-?\d+)\.0*")
+
+
+def repair_digit(text: str) -> Repaired:
+    """The integer of `3`, `3.0`, `There are 3 objects.`; a text with several stays.
+
+    Args:
+      text: gold of a counting question.
+    """
+    if len(text) > _LONGEST:
+        return Repaired(text)
+    text, repairs = _unwrapped(text)
+    if whole := _WHOLE_NUMBER.fullmatch(text):
+        return Repaired(whole[1], (*repairs, WHOLE_NUMBER))
+    found = set(_INTEGER.findall(text))
+    if len(found) == 1 and text not in found:
+        return Repaired(found.pop(), (*repairs, NUMBER_IN_WORDS))
+    return Repaired(text, tuple(repairs))
 
 
 _LETTER_MARKS = re.compile(r"[(\[]?([A-Za-z])[)\]]?[.:)]?")
