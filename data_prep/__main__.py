@@ -2,9 +2,10 @@
 
 import argparse
 
-from data_prep import from_jsonl
+from data_prep import from_jsonl, stats
 from data_prep.build import command as build
 from data_prep.digit_scenes import command as digit_scenes
+from data_prep.released import command as released
 from vlaa_jax.errors import run_command
 
 
@@ -13,7 +14,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     parser.set_defaults(takes_more=False)  # a config's fields, which the parser cannot know
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl, build):
+    for module in (digit_scenes, from_jsonl, build, released, stats):
         module.add_command(commands)
     arguments, more = parser.parse_known_args()
     if more and not arguments.takes_more:

@@ -36,7 +36,7 @@ _CITATION = """@article{chen2025sft,
 def make_record(draft: Draft, picture: bytes | None) -> Record:
     """A draft as a record: the reasoning is its trace, the gold its answer; how it came about is in the metadata."""
     thinking, final = split_thinking(reasoning(draft)) or ("", "")
-    made = {"caption": draft.caption, "final": final, "text_question": draft.text_question}
+    made = {"image": draft.image, "caption": draft.caption, "final": final, "text_question": draft.text_question}
     metadata = draft.metadata | {name: text for name, text in made.items() if text}
     if draft.distilled:
         metadata["aha"] = has_aha(draft.distilled)

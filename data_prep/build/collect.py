@@ -13,6 +13,7 @@ from data_prep.build.assemble import make_record
 from data_prep.build.curation import rank
 from data_prep.build.engine import ASIDE, STOPPED, Aside, Stopped, check_stopped, pipeline, write
 from data_prep.build.folder import StepFolder
+from data_prep.build.steps import TAGS, split_thinking
 from data_prep.drafts import Draft, SetAside, from_line, to_line
 from data_prep.sources.published import PUBLISHED
 from data_prep.sources.readers import read_source
@@ -71,6 +72,10 @@ def read(source: Source) -> Iterator[Draft | SetAside]:
 
 def problem(draft: Draft, folder: str) -> str:
     """Why a question cannot become a record, '' where it can; its picture is decoded to the end."""
+    if any(tag in draft.gold for tag in TAGS):
+        return "gold: it holds tags of the format"
+    if draft.distilled and split_thinking(draft.distilled) is None:
+        return "the source's reasoning is not one think block and a final text"
     try:
         picture = pictures.read(folder, draft.image) if draft.image else None
     except InputError as error:

@@ -53,7 +53,7 @@ def _reasons(steps: Mapping[str, Counts]) -> Table:
     rows = []
     for name, counts in steps.items():
         sums = collections.Counter({reason: sum(own.values()) for reason, own in counts["set_aside"].items()})
-        rows += [[name, reason, f"{number:,}"] for reason, number in sums.most_common()]
+        rows += [[name.partition(" ")[2], reason, f"{number:,}"] for reason, number in sums.most_common()]
     return Table("Set aside", ["step", "reason", "questions"], rows)
 
 

@@ -13,6 +13,8 @@ from data_prep.drafts import Draft, SetAside
 from data_prep.sources.published import PUBLISHED, Route
 from vlaa_jax.errors import InputError
 
+# Of a completion's format: texts between them may hold none.
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _PROMPTS = pathlib.Path(__file__).parent / "prompts"
 
 
@@ -92,12 +94,12 @@ def unfit(text: str) -> str:
 
 
 def split_thinking(text: str) -> tuple[str, str] | None:
-    """The two parts of `<think>...</think>` and a final text; None where there is not exactly one block, or a part is blank."""
+    """The two parts of `<think>...</think>` and a final text; None where a part is blank or holds another tag."""
     before, opened, rest = text.partition("<think>")
     thinking, closed, final = rest.partition("</think>")
     if before.strip() or not (opened and closed and thinking.strip() and final.strip()):
         return None
-    if "<think>" in rest or "</think>" in final:
+    if any(tag in part for tag in TAGS for part in (thinking, final)):
         return None
     return thinking.strip(), final.strip()
 
@@ -126,11 +128,8 @@ def _ask_distil(draft: Draft, prompt: str) -> str:
 def _accept_distil(draft: Draft, answer: str, section: Mapping[str, Any]) -> Draft | SetAside:
     # Chat templates of reasoners may put the start tag into the prompt.
     text = answer if "<think>" in answer or "</think>" not in answer else f"<think>\n{answer}"
-    parts = split_thinking(text)
-    if parts is None:
+    if split_thinking(text) is None:
         return DISTIL.set_aside(draft, "not one think block and a final text")
-    if re.search("</?answer>", text):
-        return DISTIL.set_aside(draft, "answer tags in the reasoning: they belong to the record's answer")
     return dataclasses.replace(draft, distilled=text.strip())
 
 
@@ -142,8 +141,8 @@ def _accept_rewrite(draft: Draft, answer: str, section: Mapping[str, Any]) -> Dr
     before, after = len(draft.distilled.split()), len(answer.split())
     if abs(before - after) > section["drift"]:  # "sentence length gap", appendix A.1: over the whole text
         return REWRITE.set_aside(draft, f"drift of more than {section['drift']} words: from {before} to {after}")
-    if split_thinking(answer) is None or re.search("</?answer>", answer):
-        return REWRITE.set_aside(draft, "the rewriting lost the think block or added answer tags")
+    if split_thinking(answer) is None:
+        return REWRITE.set_aside(draft, "the rewriting is not one think block and a final text")
     return dataclasses.replace(draft, rewritten=answer.strip())
 
 

@@ -1,8 +1,8 @@
 """Data sets as directories of ArrayRecord shards, with random access to their records.
 
 TFDS metadata (`features.json`, `dataset_info.json`) stands beside the shards, so `tfds.builder_from_directory` reads
-them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records, the
-bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
+them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records,
+the bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
 """
 
 import contextlib
@@ -24,6 +24,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record
 
 MANIFEST = "manifest.json"
+FEATURES = "features.json"  # as TFDS names it
 RECORDS_PER_SHARD = 4096
 
 
@@ -85,13 +86,7 @@ def write_records(
     with appearing(directory) as folder:
         shards = []
         for split, records in splits.items():
-            unique = _unique(split, records)
-            count = itertools.count()
-            while first := list(itertools.islice(unique, 1)):
-                rest = itertools.islice(unique, records_per_shard - 1)
-                shards.append(write_shard(folder, split, next(count), itertools.chain(first, rest), kind=kind))
-            if not next(count):
-                raise InputError(f"split {split} has no records")
+            shards += write_split(folder, split, records, kind=kind, records_per_shard=records_per_shard)
         finish(folder, shards, kind=kind, name=name, version=version, description=description, citation=citation)
 
 
@@ -112,6 +107,35 @@ def appearing(directory: pathlib.Path) -> Iterator[pathlib.Path]:
         folder.rename(directory)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_split(
+    folder: pathlib.Path,
+    split: str,
+    records: Iterable[Kind],
+    *,
+    kind: type[Kind] = Record,
+    records_per_shard: int = RECORDS_PER_SHARD,
+) -> list[Shard]:
+    """Writes the shards of one split, for those who put more into the directory than `write_records` does.
+
+    Args:
+      folder: that `finish` will make a data set of.
+      split: its name.
+      records: consumed one by one.
+      kind, records_per_shard: as in `write_records`.
+
+    Raises:
+      InputError: no record, an id that occurs twice, or a field with a wrong value.
+    """
+    shards: list[Shard] = []
+    unique = _unique(split, records)
+    while first := list(itertools.islice(unique, 1)):
+        rest = itertools.islice(unique, records_per_shard - 1)
+        shards.append(write_shard(folder, split, len(shards), itertools.chain(first, rest), kind=kind))
+    if not shards:
+        raise InputError(f"split {split} has no records")
+    return shards
 
 
 def write_shard(
@@ -175,9 +199,7 @@ def finish(
             del entry["number"]
             manifest[path.name] = entry
         lengths, size = [shard.records for shard in own], sum(shard.bytes for shard in own)
-        infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
-        )
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=Schema(kind).features(),
@@ -289,6 +311,34 @@ class RecordSource(Generic[Kind]):
 
     def _error(self, shard: int, what: str) -> InputError:
         return InputError(f"{self._address}/{list(self._shards)[shard]}: {what}")
+
+
+def locations(location: str | os.PathLike[str]) -> tuple[str, ...]:
+    """`DIRECTORY:SPLIT` of each split of a directory, in the order of their names; of `DIRECTORY:SPLIT` itself.
+
+    Raises:
+      InputError: no such directory or manifest.
+    """
+    directory, split = _parse_location(os.fspath(location))
+    if os.fspath(location) != directory:
+        return (f"{directory}:{split}",)
+    shards = _read_manifest(_local(directory, {MANIFEST}))
+    return tuple(f"{directory}:{split}" for split in sorted({entry["split"] for entry in shards.values()}))
+
+
+def kind_of(location: str | os.PathLike[str]) -> type[Record] | type[ProcessRecord]:
+    """What a directory's shards hold, by the TFDS metadata beside them.
+
+    Raises:
+      InputError: no such metadata.
+    """
+    directory, _ = _parse_location(os.fspath(location))
+    path = _local(directory, {MANIFEST, FEATURES}) / FEATURES
+    try:
+        names = json.loads(path.read_bytes())["featuresDict"]["features"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: not the metadata of a data set written by data_prep ({error!r})") from None
+    return ProcessRecord if "process" in names else Record
 
 
 def _parse_location(location: str) -> tuple[str, str]:

@@ -42,6 +42,7 @@ def test_the_rewritten_reasoning_is_the_trace_and_the_gold_the_answer():
         metadata={
             "paper": "x",
             "models": {"caption": "c"},
+            "image": "1.jpg",
             "caption": "Two dots.",
             "final": "The answer is B.",
             "aha": True,
@@ -52,8 +53,8 @@ def test_the_rewritten_reasoning_is_the_trace_and_the_gold_the_answer():
 def test_what_is_taken_as_it_is_and_what_has_no_reasoning():
     as_is = make_record(dataclasses.replace(DRAFT, source="coco", rewritten="", caption=""), None)
     assert (as_is.images, as_is.trace, as_is.metadata["final"]) == ((), "The caption: wait, two.", "B")
-    rl_only = make_record(dataclasses.replace(DRAFT, distilled="", rewritten="", caption="", metadata={}), b"picture")
-    assert (rl_only.trace, rl_only.metadata) == ("", {})
+    rl_only = make_record(dataclasses.replace(DRAFT, distilled="", rewritten="", caption="", metadata={}), b"p")
+    assert (rl_only.trace, rl_only.metadata) == ("", {"image": "1.jpg"})
 
 
 def noise(size: tuple[int, int]) -> bytes:
