@@ -67,9 +67,10 @@ def _mismatch(first: Entry | None, required: Sequence[str]) -> str:
     if first.problem:
         return f"{first.place}: {first.problem}; expected an object with {', '.join(required)}"
     shown = {name: value for name, value in first.fields.items() if not isinstance(value, bytes)}
+    found = ", ".join(first.fields) or "none"
     return (
-        f"{first.place}: expected the fields {', '.join(required)}; found {', '.join(map(str, first.fields)) or 'none'}; "
-        f"the first record is {str(shown)[:_SHOWN]}"
+        f"{first.place}: expected the fields {', '.join(required)}, found {found} in the first record: "
+        f"{str(shown)[:_SHOWN]}"
     )
 
 
