@@ -59,10 +59,10 @@ def read(folder: str | os.PathLike[str], address: str) -> bytes:
 
 
 def size(folder: str | os.PathLike[str], address: str) -> tuple[int, int]:
-    """Width and height of the upright picture, from its header alone.
+    """Width and height of the upright picture.
 
     Raises:
-      InputError: as `read`, as far as the header tells.
+      InputError: as `read`, but that damage after the header may pass.
     """
     encoded = _encoded(folder, address)
     try:
@@ -148,9 +148,10 @@ def _header(encoded: bytes) -> tuple[int, int]:
 
     with _damage_named(), Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
         width, height = image.size
+        if width * height > MAX_PIXELS:
+            raise InputError(f"has more than {MAX_PIXELS:,} pixels: {width} x {height}")
+        # Only now: to find a PNG's orientation Pillow decodes it.
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-    if width * height > MAX_PIXELS:
-        raise InputError(f"has more than {MAX_PIXELS:,} pixels: {width} x {height}")
     return (height, width) if turned else (width, height)
 
 
@@ -168,10 +169,10 @@ def _damage_named() -> Iterator[None]:
 
     try:
         yield
+    except (InputError, MemoryError):
+        raise
     except Image.DecompressionBombError:
         raise InputError(f"has more than {MAX_PIXELS:,} pixels") from None
-    except MemoryError:
-        raise
     except Exception as error:  # damaged bytes make Pillow's readers raise almost anything
         raise InputError(f"undecodable image: {error}") from None
 

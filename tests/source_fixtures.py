@@ -1,6 +1,6 @@
 """The nine sources in miniature, each in its publisher's layout: `python tests/source_fixtures.py --out=DIR`.
 
-Annotations stand in `tests/data_prep/sources/`, one folder a publication, with `ORIGIN.md` on where the layout was read.
+Annotations stand in `tests/data_prep/sources/`, a folder a publication, with `ORIGIN.md` on where the layout was read.
 Pictures, archives and tables are made here, the same bytes each time. Every source has at least four usable questions.
 """
 

@@ -200,7 +200,7 @@ def read_tables(folder: pathlib.Path, paths: Iterable[pathlib.Path]) -> Iterator
                 for fields in batch.to_pylist():
                     yield _row_entry(table, number, fields)
                     number += 1
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, ValueError) as error:
             raise InputError(f"{path} is damaged or no parquet file ({error})") from None
 
 

@@ -1,6 +1,6 @@
 """COCO and VisualGenome in LLaVA-CoT-100k: `train.jsonl` and the pictures of `image.zip`.
 
-A line has `id`, `image` (`coco/train2017/...`, `vg/VG_100K/...`) and `conversations`, whose answers come in four stages:
+A line has `id`, `image` (`coco/train2017/...`, `vg/VG_100K/...`) and `conversations`, whose answers have four stages,
 <SUMMARY>, <CAPTION>, <REASONING>, <CONCLUSION>. Its questions on these pictures are those of LLaVA's mixture.
 
 Boxes are fractions of the picture *padded to a square* with the picture in its middle, as LLaVA's mixture has them
@@ -41,9 +41,9 @@ def read_vg(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
 def _read(folder: pathlib.Path, source: str) -> Iterator[Draft | SetAside]:
     """Every turn of a conversation that asks for a bounding box, with the set's own answer as distilled.
 
-    The paper scores both sources by the overlap of boxes, so turns that ask for anything else are set aside. All turns of
-    a conversation are kept, not only the first about its picture: the paper's 3,000 originals a source became 10,727 and
-    40,242 samples. Records of other sub-folders are passed over.
+    The paper scores both sources by the overlap of boxes, so turns that ask for anything else are set aside. All turns
+    of a conversation are kept, not only the first about its picture: the paper's 3,000 originals a source became 10,727
+    and 40,242 samples. Records of other sub-folders are passed over.
 
     Raises:
       InputError: the folder or its files are not of this form, or no record is of this source.
@@ -83,14 +83,16 @@ def _read(folder: pathlib.Path, source: str) -> Iterator[Draft | SetAside]:
 
 
 def _asked(path: pathlib.Path, source: str) -> Iterator[Entry]:
-    """An entry a turn of the source's conversations; what is none of them comes as it is, for others to judge."""
+    """An entry a turn of the source's conversations; what is none comes as it is."""
     found, others = False, set()
     for entry in read_json(path):
         image = entry.fields.get("image")
-        if not isinstance(image, str) or not all(name in entry.fields for name in _FIELDS):
+        if not all(name in entry.fields for name in _FIELDS):
             yield entry
-        elif image.partition("/")[0] != source:
-            others.add(image.partition("/")[0][:50])
+        elif not isinstance(image, str):
+            yield dataclasses.replace(entry, problem=f"wrong type: image must be text, found {type(image).__name__}")
+        elif (home := image.partition("/")[0]) != source:
+            others.add(home[:50])
         else:
             found = True
             yield from _turns(entry)

@@ -1,7 +1,7 @@
 """Math PUMA's second stage, subset `Synthesis`: problems in pairs, more in words and more in the picture.
 
-A record has `image_url`, `instruction`, `output` and the same with `_2`, as the authors' training code reads them; files
-are JSON or JSON Lines. Functions, solids and plane figures were drawn by program (`gen_func-func_sine_...png`).
+A record has `image_url`, `instruction`, `output` and the same with `_2`, as the authors' training code reads them, in
+JSON or JSON Lines. Functions, solids and plane figures were drawn by program (`gen_func-func_sine_...png`).
 """
 
 import itertools

@@ -21,12 +21,10 @@ from vlaa_jax.errors import InputError
 _FIELDS = ("id", "image", "conversations")
 _SCENES = ("CLEVR_train_scenes.json", "scenes/CLEVR_train_scenes.json", "CLEVR_v1.0/scenes/CLEVR_train_scenes.json")
 _SCENE_NAME = re.compile(r"CLEVR_[a-z]+_\d{6}")
-# Instructions before a question vary ("Hint: Please answer ...", "First perform reasoning, ..."); the last one does not.
-_QUESTION = re.compile(r"(?:^|\n)\s*Question:\s*")
-_INTEGER_ANSWER = re.compile(r"answer(?:\s+is|:)\s*(\S+?)\.?$", re.IGNORECASE)
-_OPTIONS = re.compile(r"\n\s*Choices:\s*\n")
-_OPTION = re.compile(r"\s*([A-Z])\s*[:.)]\s*(.*\S)\s*")
-_LETTER_ANSWER = re.compile(r"Answer:\s*(\S+)\s*$")
+# What instructs the reader of a question varies ("Hint: ...", "First perform reasoning, ..."); what follows does not.
+_QUESTION = re.compile(r"^[ \t]*Question:", re.MULTILINE)
+_OPTIONS = re.compile(r"^[ \t]*Choices:[ \t]*$", re.MULTILINE)
+_OPTION = re.compile(r"([A-Z])\s*[:.)]\s*(\S.*)")
 
 
 def read_clevr_math(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
@@ -42,13 +40,12 @@ def read_clevr_math(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
 
     def to_draft(entry: Entry, name: str) -> Draft:
         question, answer = only_turn(entry.fields["conversations"])
-        stated = _INTEGER_ANSWER.search(answer)
         return Draft(
             id=name,
             source="clevr_math",
             image=entry.fields["image"],
             question=_bare_question(question),
-            gold=stated[1] if stated else answer,
+            gold=answer.removeprefix("The answer is").strip().removesuffix("."),
             verifier="digit",
             context=scenes.get(_scene_name(entry), ""),
             metadata={"origin": entry.place},
@@ -71,10 +68,10 @@ def read_geoqa170k(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
         question, solution = only_turn(entry.fields["conversations"])
         question = _bare_question(question)
         choices = _choices(question)
-        stated = _LETTER_ANSWER.search(solution)
-        if stated is None and len(solution) > len("(A)."):
+        _, stated, answer = solution.rpartition("Answer:")
+        if not stated and len(answer) > len("(A)."):
             raise InputError("no answer: the solution does not end with `Answer:` and a letter")
-        gold = repair_letters(stated[1] if stated else solution)
+        gold = repair_letters(answer.strip())
         return Draft(
             id=name,
             source="geoqa170k",
@@ -104,14 +101,14 @@ def _choices(question: str) -> tuple[str, ...]:
     _, *options = _OPTIONS.split(question)
     if len(options) != 1:
         raise InputError("no options: the question has no one line `Choices:` with options below")
-    found = [_OPTION.fullmatch(line) for line in options[0].splitlines()]
+    found = [_OPTION.fullmatch(line.strip()) for line in options[0].strip().splitlines()]
     if not all(found) or "".join(option[1] for option in found) != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]:
         raise InputError("options out of order: expected lines `A: ...`, `B: ...` and so on")
     return tuple(option[2] for option in found)
 
 
 def _scene_name(entry: Entry) -> str:
-    """`CLEVR_train_027977.png`, which ids of the released files end with; '' where the row names no picture of CLEVR."""
+    """`CLEVR_train_027977.png`, which ids of the released files end with; '' where the row names no scene."""
     for value in (entry.fields["id"], entry.fields.get("image_name")):
         if isinstance(value, str) and (found := _SCENE_NAME.search(value)):
             return f"{found[0]}.png"

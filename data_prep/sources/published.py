@@ -34,7 +34,9 @@ class Published:
 
 
 PUBLISHED = {
-    "clevr_math": Published("CLEVR-Math", "closed", "digit", "caption", "clevr_math", 35_000, 28_018, 5_923, 2_000),
+    "clevr_math": Published(
+        "CLEVR-Math", "closed", "digit", "caption", "clevr_math", 35_000, 28_018, 5_923, 2_000
+    ),
     "geoqa170k": Published("GeoQA170K", "closed", "mcq", "rl_only", "geoqa170k", None, None, None, 6_499),
     "synthesis": Published(
         "Math PUMA (Synthesis)", "closed", "math", "no_caption", "synthesis", 30_000, 26_672, 19_258, 6_696

@@ -26,10 +26,6 @@ def read_entries(
 ) -> Iterator[Draft | SetAside]:
     """A draft or a reason for each entry, in their order.
 
-    Of several questions about one picture the first is kept, as the paper keeps unique pictures of each source (section
-    2, step 1), and as its counts say: DocVQA's 10,194 are the training pictures of that set, not its 39,463 questions.
-    Which question the authors kept is not stated.
-
     Args:
       source: its name.
       entries: of its files.
@@ -40,22 +36,33 @@ def read_entries(
     Raises:
       InputError: no entry, or none of the first hundred, has the required fields.
     """
-    owners: dict[str, str] = {}  # of pictures
-    ids: set[str] = set()
-    held: list[SetAside] | None = []  # until one record has the form
+    return _first_of_each_picture(_of_one_form(source, entries, required, identify, to_draft))
+
+
+def _of_one_form(
+    source: str,
+    entries: Iterable[Entry],
+    required: Sequence[str],
+    identify: Callable[[Entry], str],
+    to_draft: Callable[[Entry, str], Draft],
+) -> Iterator[tuple[Entry, Draft | SetAside]]:
+    """What becomes of each entry; nothing before one has the form."""
     first: Entry | None = None
+    held: list[tuple[Entry, SetAside]] | None = []
     for entry in entries:
         first = first or entry
         missing = [name for name in required if name not in entry.fields]
-        if held is not None and not missing:
+        if not missing and held is not None:
             yield from held
             held = None
-        result = _read_entry(source, entry, missing, identify, to_draft, owners, ids)
-        if held is None:
-            yield result
+        problem = entry.problem or (f"missing field: {', '.join(missing)}" if missing else "")
+        if not problem:
+            yield entry, _read_entry(source, entry, identify, to_draft)
+        elif held is None:
+            yield entry, _set_aside(source, entry, problem)
         else:
-            held.append(result)
-            if len(held) >= _PATIENCE:
+            held.append((entry, _set_aside(source, entry, problem)))
+            if len(held) == _PATIENCE:
                 break
     if held is not None:
         raise InputError(_mismatch(first, required))
@@ -67,40 +74,52 @@ def _mismatch(first: Entry | None, required: Sequence[str]) -> str:
     if first.problem:
         return f"{first.place}: {first.problem}; expected an object with {', '.join(required)}"
     shown = {name: value for name, value in first.fields.items() if not isinstance(value, bytes)}
+    found = ", ".join(first.fields) or "none"
     return (
-        f"{first.place}: expected the fields {', '.join(required)}; found {', '.join(map(str, first.fields)) or 'none'}; "
-        f"the first record is {str(shown)[:_SHOWN]}"
+        f"{first.place}: expected the fields {', '.join(required)}, found {found} in the first record: "
+        f"{str(shown)[:_SHOWN]}"
     )
 
 
 def _read_entry(
-    source: str,
-    entry: Entry,
-    missing: Sequence[str],
-    identify: Callable[[Entry], str],
-    to_draft: Callable[[Entry, str], Draft],
-    owners: dict[str, str],
-    ids: set[str],
+    source: str, entry: Entry, identify: Callable[[Entry], str], to_draft: Callable[[Entry, str], Draft]
 ) -> Draft | SetAside:
-    name, draft = entry.place, None
+    name, draft = "", None
     try:
-        if entry.problem:
-            raise InputError(entry.problem)
-        if missing:
-            raise InputError(f"missing field: {', '.join(missing)}")
         name = identify(entry)
         draft = to_draft(entry, name)
         _check_gold(draft)
-        picture, owner = entry.picture or draft.image, entry.group or name
-        if owners.get(picture, owner) != owner or (name in ids and picture in owners):
-            raise InputError(f"repeated picture: {owners[picture]} has it")
-        if name in ids:
-            raise InputError("repeated id")
-        owners[picture] = owner
-        ids.add(name)
     except InputError as error:
-        return SetAside(name, source, STEP, f"{str(error)[:_SHOWN]} ({entry.place})", draft)
+        return _set_aside(source, entry, str(error), name, draft)
     return draft
+
+
+def _set_aside(source: str, entry: Entry, reason: str, name: str = "", draft: Draft | None = None) -> SetAside:
+    return SetAside(name or entry.place, source, STEP, f"{reason[:_SHOWN]} ({entry.place})", draft)
+
+
+def _first_of_each_picture(results: Iterable[tuple[Entry, Draft | SetAside]]) -> Iterator[Draft | SetAside]:
+    """Sets aside what asks about a picture again.
+
+    The paper keeps unique pictures of each source (section 2, step 1), and its counts say so: DocVQA's 10,194 originals
+    are the training pages of that set, not its 39,463 questions. Which question about a picture is kept is not stated:
+    here the first.
+    """
+    owners: dict[str, str] = {}  # of pictures
+    ids: set[str] = set()
+    for entry, result in results:
+        if isinstance(result, Draft):
+            picture, owner = entry.picture or result.image, entry.group or result.id
+            if owners.get(picture, owner) != owner or (picture in owners and result.id in ids):
+                result = _set_aside(
+                    result.source, entry, f"repeated picture: {owners[picture]} has it", result.id, result
+                )
+            elif result.id in ids:
+                result = _set_aside(result.source, entry, "repeated id", result.id, result)
+            else:
+                owners[picture] = owner
+                ids.add(result.id)
+        yield result
 
 
 def _check_gold(draft: Draft) -> None:
