@@ -3,15 +3,17 @@
 import dataclasses
 import hashlib
 import itertools
+import pathlib
 import threading
 from collections.abc import Sequence
+from typing import Self
 
 import numpy as np
 
 from data_prep.answers.cache import cache_key
 from data_prep.answers.model import Answer, Arrived, Request, Unanswered, ignore
 from vlaa_jax.errors import InputError
-from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl import ModelConfig, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.processing.conversation import INSTRUCTIONS, Prompt
 from vlaa_jax.processing.encode import EncodedPrompt, Encoder
@@ -22,12 +24,13 @@ from vlaa_jax.processing.vision_plan import WindowGeometry
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
-from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
 
 _SYSTEM = "system_prompt.txt"  # beside the weights of an exported policy
 # Shapes double, so that whatever comes few programs are compiled and less than half of a batch is padding.
 _PROMPTS = tuple(64 * 2**k for k in range(11))
 _WINDOWS = tuple(4 * 2**k for k in range(11))
+_FEWEST_ROWS = 8  # fewer cost as much
 
 
 class Policy:
@@ -103,8 +106,8 @@ class Policy:
             seed=0,
             stream=EVALUATION,
         )
-        rows = 1 << (len(chosen) - 1).bit_length()  # the last one of a group stands in for rows that are missing
-        padded = [*chosen, *[chosen[-1]] * (rows - len(chosen))]
+        rows = max(1 << (len(chosen) - 1).bit_length(), _FEWEST_ROWS)
+        padded = [*chosen, *[chosen[-1]] * (rows - len(chosen))]  # the last one stands in for rows that are missing
         out = generator(
             loaded.weights,
             [prompts[place] for place in padded],
@@ -120,12 +123,9 @@ class Policy:
             )
 
     def _encode(self, loaded: "_Loaded", request: Request) -> EncodedPrompt:
-        request.prompt.encode()
-        prompt = _Turn(request.system or loaded.system, INSTRUCTIONS)
-        encoder = Encoder(
-            loaded.tokenizer, loaded.images, prompt, loaded.geometry, image_token=loaded.sampling.banned_tokens[0]
-        )
+        request.prompt.encode()  # half a surrogate pair would fail inside the tokenizer
         images = () if request.image is None else (request.image,)
+        encoder = loaded.encoder(request.system or loaded.system)
         encoded = encoder.encode(Record("of a request", images, request.prompt, "", "open_ended"))
         if len(encoded.tokens) > _PROMPTS[-1] or len(encoded.vision.frames) > _WINDOWS[-1]:
             raise InputError(f"the prompt has {len(encoded.tokens)} tokens, at most {_PROMPTS[-1]} are sampled from")
@@ -142,28 +142,37 @@ class Policy:
 
 @dataclasses.dataclass(frozen=True)
 class _Loaded:
-    """What a directory holds."""
+    """What a directory holds.
 
+    Attributes:
+      system: the message that it was trained with; '' where it has none.
+      sampling: at temperature 1.
+    """
+
+    sizes: ModelConfig
     tokenizer: Tokenizer
     images: ImageProcessor
-    geometry: WindowGeometry
     system: str
     sampling: Sampling
-    weights: object
+    weights: SamplingWeights
 
     @classmethod
-    def read(cls, directory) -> "_Loaded":
-        sizes = read_config(directory)
-        tokenizer = Tokenizer(directory)
+    def read(cls, directory: pathlib.Path) -> Self:
+        sizes, tokenizer, system = read_config(directory), Tokenizer(directory), directory / _SYSTEM
         model = hf.load(directory, dtype=None)
-        system = directory / _SYSTEM
         return cls(
-            tokenizer=tokenizer,
-            images=ImageProcessor(directory),
-            geometry=WindowGeometry(sizes.vision.merge, sizes.vision.window_units),
-            system=system.read_text(encoding="utf-8").strip() if system.exists() else "",
-            sampling=Sampling(end_tokens=tokenizer.end_tokens, banned_tokens=(sizes.image_token, sizes.video_token)),
-            weights=sampling_weights(model, model.language.embedding[...].dtype),
+            sizes,
+            tokenizer,
+            ImageProcessor(directory),
+            system.read_text(encoding="utf-8").strip() if system.exists() else "",
+            Sampling(end_tokens=tokenizer.end_tokens, banned_tokens=(sizes.image_token, sizes.video_token)),
+            sampling_weights(model, model.language.embedding[...].dtype),
+        )
+
+    def encoder(self, system: str) -> Encoder:
+        geometry = WindowGeometry(self.sizes.vision.merge, self.sizes.vision.window_units)
+        return Encoder(
+            self.tokenizer, self.images, _Turn(system, INSTRUCTIONS), geometry, image_token=self.sizes.image_token
         )
 
 
