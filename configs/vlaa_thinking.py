@@ -20,25 +20,27 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of every draw: limits, quotas, order of the records
     config.cache = ""  # folder of the answers, which several builds may share; '' is the build's own
     config.budget = 0.0  # of all steps, in the currency of the prices; 0: none
+    config.most_unanswered = 0.01  # share of a step's questions without an answer, after all retries, that it may end with
     config.local = ""  # folder on a disk that all workers share, of ledger and shards; '' is the build's own
     config.files = 16  # that the drafts of a step are spread over: as many workers can read them at once
 
     config.sources = ConfigDict()
     for name, source in PUBLISHED.items():
-        # Step 1. `limit`: questions drawn; 0: all. Of COCO and VisualGenome more samples than originals were kept (table
-        # 1, not explained), and GeoQA170K has no number.
+        # Step 1. `limit`: questions drawn; 0: all. Table 1 keeps more samples of COCO and VisualGenome than it has
+        # originals, unexplained, and gives no number for GeoQA170K.
         limit = 0 if source.route == "as_is" else source.original or 0
         config.sources[name] = ConfigDict({"folder": "", "limit": limit})
 
-    # Step 2. The text says GPT-4o; the released records name its versions 0806 (CLEVR-Math, GeoQA170K) and 1120 (ArxivQA).
+    # Step 2. The text says GPT-4o; the released records name its versions 0806 (CLEVR-Math, GeoQA170K) and 1120
+    # (ArxivQA).
     config.caption = _model("gpt-4o-2024-11-20", _OPENAI, max_tokens=2048, prices=(2.5, 10.0))
     # Step 3. A text-only reasoner that thinks inside <think>; no prompt format is asked of it. The temperature is the
     # one its authors recommend.
     config.distil = _model("deepseek-reasoner", _DEEPSEEK, max_tokens=16_384, prices=(0.55, 2.19))
     config.distil.key_variable = "DEEPSEEK_API_KEY"
     config.distil.temperature = 0.6
-    # Step 4. GPT-3.5-turbo in section 2, GPT-4-Turbo under figure 10, GPT-4o in the repository: the paper disagrees with
-    # itself. GPT-3.5-turbo writes 4,096 tokens at most: longer texts are set aside, another model keeps them.
+    # Step 4. GPT-3.5-turbo in section 2, GPT-4-Turbo under figure 10, GPT-4o in the repository: these disagree.
+    # GPT-3.5-turbo writes 4,096 tokens at most: longer texts are set aside, another model keeps them.
     config.rewrite = _model("gpt-3.5-turbo", _OPENAI, max_tokens=4096, prices=(0.5, 1.5))
     config.rewrite.drift = 15  # words: a larger gap between the lengths before and after drops the sample
     # Step 5. Under figure 11.

@@ -23,7 +23,9 @@ from vlaa_jax.processing.shards import Shard, appearing, finish, write_shard
 
 NAME = "curate"
 _QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)  # of JPEG
-_DESCRIPTION = "VLAA-Thinking, built from its public sources: visual questions with reasoning traces and verifiable answers."
+_DESCRIPTION = (
+    "VLAA-Thinking, built from its public sources: visual questions with reasoning traces and verifiable answers."
+)
 _CITATION = """@article{chen2025sft,
   author = {Chen, Hardy and Tu, Haoqin and Wang, Fali and Liu, Hui and Tang, Xianfeng and Du, Xinya and Zhou, Yuyin and
     Xie, Cihang},
@@ -191,7 +193,7 @@ class _WriteShard(beam.DoFn):
                 try:
                     record = make_record(draft, self._picture(draft))
                 except InputError as error:  # it changed since step 1, or does not fit into the bound
-                    aside.append(SetAside(draft.id, draft.source, NAME, f"picture: {error}", draft))
+                    aside.append(SetAside(draft.id, draft.source, NAME, f"picture: {str(error).removeprefix('picture ')}", draft))
                 else:
                     counted[split, draft.source] += 1
                     yield record

@@ -51,7 +51,7 @@ def build(config: ConfigDict, out: str, *, steps: Sequence[int] = STEPS, options
         for number in todo:
             plan.run(number, options)
     finally:
-        text = plan.report()
+        text = plan.summary()
     return text if todo else f"{text}\n\nThese steps were done already; nothing was asked."
 
 
@@ -60,9 +60,9 @@ class _Plan:
 
     def __init__(self, config: ConfigDict, out: str):
         self._config, self._out = config, out
+        if is_remote(config.local or out):
+            raise InputError(f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}")
         self._local = pathlib.Path(config.local or out)
-        if is_remote(str(self._local)):
-            raise InputError(f"config.local: expected a folder on a disk for ledger and shards, found {self._local}")
         self._cache = config.cache or join(out, "cache")
         self._sources = collect.sources(config)
         self._prompts = {step.number: read_prompt(step, config[step.name].prompt) for step in ASKING}
@@ -120,10 +120,11 @@ class _Plan:
         else:
             self._ask(self._step(number), options)
         counts = engine.read_counts(folder)
+        self._check_answered(number, counts)
         folder.finish(self._inputs[number], counts)
         _say(f"step {number} {folder.name}: {report.sentence(counts)}")
 
-    def report(self) -> str:
+    def summary(self) -> str:
         """Writes `report.json`; the same for people, with where everything is."""
         states = {f"{folder.number} {folder.name}": folder.state() for folder in self._folders.values()}
         steps = {name: state["counts"] for name, state in states.items() if state is not None}
@@ -162,7 +163,9 @@ class _Plan:
             disjoint_by=config.curation.disjoint_by,
         )
         if not chosen:
-            raise InputError(f"no question is left for the shards: {join(self._out, 'steps')} holds what became of each")
+            raise InputError(
+                f"no question is left for the shards: {join(self._out, 'steps')} holds what became of each"
+            )
         assemble.assemble(
             assemble.order(chosen, left, seed=config.seed, records_per_shard=config.shards.records_per_shard),
             before.files(),
@@ -173,6 +176,22 @@ class _Plan:
             spread=config.files,
             options=options,
         )
+
+    def _check_answered(self, number: int, counts: report.Counts) -> None:
+        """Raises `InputError` for a step in which so many questions have no answer that their model was not there."""
+        lost = {reason: sum(own.values()) for reason, own in counts["set_aside"].items()}
+        unanswered = {
+            reason.removeprefix(f"{engine.UNANSWERED}, "): count
+            for reason, count in lost.items()
+            if reason.startswith(engine.UNANSWERED)
+        }
+        come = sum(lost.values()) + report.total(counts["passed"])
+        if sum(unanswered.values()) > self._config.most_unanswered * come:
+            raise InputError(
+                f"step {number}: {sum(unanswered.values()):,} of {come:,} questions got no answer "
+                f"({', '.join(unanswered)}), more than config.most_unanswered={self._config.most_unanswered:g} allows; the "
+                "same command asks them again, and no others"
+            )
 
     def _pictures(self) -> dict[str, str]:
         return {source.name: source.folder for source in self._sources}

@@ -79,7 +79,7 @@ def problem(draft: Draft, folder: str) -> str:
     try:
         picture = pictures.read(folder, draft.image) if draft.image else None
     except InputError as error:
-        return f"picture: {error}"
+        return f"picture: {str(error).removeprefix('picture ')}"
     record = make_record(draft, picture)
     marks = record.question.count("<image>")
     if marks not in (0, len(record.images)):
@@ -107,7 +107,12 @@ def collect(chosen: Sequence[Source], folder: StepFolder, spread: int, options: 
     with pipeline(options) as made:
         came = made | beam.Create(chosen) | beam.ParDo(_Read()).with_outputs(ASIDE, STOPPED, main="lines")
         checked = came["lines"] | beam.Reshuffle() | beam.ParDo(_Check(chosen)).with_outputs(ASIDE, main="drafts")
-        outputs = [("drafts", checked["drafts"]), (ASIDE, checked[ASIDE]), (ASIDE, came[ASIDE]), (STOPPED, came[STOPPED])]
+        outputs = [
+            ("drafts", checked["drafts"]),
+            (ASIDE, checked[ASIDE]),
+            (ASIDE, came[ASIDE]),
+            (STOPPED, came[STOPPED]),
+        ]
         write(outputs, folder, spread)
     check_stopped(folder)
 

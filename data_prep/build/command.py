@@ -4,13 +4,14 @@
   2 caption   the image in words                                 5 verify    the answer agrees with the gold
   3 distil    a text-only reasoner thinks and answers            6 curate    SFT and RL, shards of records
 
-Each step writes its own folder below OUT/steps. What cannot go on is kept beside it with the reason. Answers of models are
-kept in OUT/cache: a build that was ended goes on with the same command, and nothing is paid for twice.
+Each step writes its own folder below OUT/steps; what cannot go on is kept there too, with the reason. Answers of models
+are kept in OUT/cache: a build that was ended goes on with the same command, and nothing is paid for twice.
 
 Keys of the endpoints come from the environment variables that config.STEP.key_variable names.
 """
 
 import argparse
+import logging
 
 from vlaa_jax.errors import InputError
 
@@ -36,7 +37,9 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--config", required=True, help="FILE.py; --config.FIELD=VALUE sets any field of it")
     parser.add_argument("--out", required=True, help="folder of the build")
     parser.add_argument("--steps", default="all", help="numbers of the steps to run, as 1,2,3; default %(default)s")
-    parser.add_argument("--runner", help="of Apache Beam; default: threads of this machine. Its options follow after --")
+    parser.add_argument(
+        "--runner", help="of Apache Beam; default: threads of this machine. Its options follow after --"
+    )
     parser.set_defaults(run=_run, takes_more=True)
 
 
@@ -53,6 +56,8 @@ def _run(arguments: argparse.Namespace) -> None:
         tasks=(),
         needed={},
     )
+    # Beam warns of its parts for Google Cloud when they are not installed.
+    logging.getLogger().addFilter(lambda record: "apitools" not in record.getMessage())
     try:
         from data_prep.build.build import build
     except ImportError as error:

@@ -1,7 +1,7 @@
 """Steps as Apache Beam pipelines: one a step, from the files of the step before to its own.
 
-The runner decides how much of it happens at once, and nothing else: drafts go into files by the hash of their id, sorted.
-What cannot go on leaves by a tag. A draft names its picture; the bytes are read for a request and dropped with it.
+The runner decides how much of it happens at once, and nothing else: drafts go into files by the hash of their id,
+sorted. What cannot go on leaves by a tag. A draft names its picture; the bytes are read for a request and dropped with it.
 """
 
 import collections
@@ -28,10 +28,11 @@ from data_prep.drafts import Draft, SetAside, to_line
 from vlaa_jax.errors import InputError
 
 ASIDE, STOPPED = "aside", "stopped"
+UNANSWERED = "unanswered"  # reasons of this kind begin so
 # As types, which Beam reads.
 Aside = beam.pvalue.TaggedOutput[Literal["aside"], SetAside]
 Stopped = beam.pvalue.TaggedOutput[Literal["stopped"], SetAside]
-# Threads, because a worker waits for its model most of the time; more of them than batches that a model answers at once.
+# Threads, because a worker waits for its model most of the time: while one batch ends, others fill the model.
 _DEFAULTS = ("--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=4")
 
 
@@ -65,7 +66,12 @@ def write(outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, s
         entries | f"Key {kind} {place}" >> beam.Map(_keyed, kind, spread)
         for place, (kind, entries) in enumerate(outputs)
     ]
-    keyed | "All files" >> beam.Flatten() | "By file" >> beam.GroupByKey() | "Write" >> beam.Map(_write_file, folder.path)
+    (
+        keyed
+        | "All files" >> beam.Flatten()
+        | "By file" >> beam.GroupByKey()
+        | "Write" >> beam.Map(_write_file, folder.path)
+    )
 
 
 def _keyed(entry: Draft | SetAside, kind: str, spread: int) -> tuple[tuple[str, int], tuple[str, bytes, str, str]]:
@@ -218,7 +224,7 @@ class _Ask(beam.DoFn):
         try:
             picture = pictures.read(asking.folders[draft.source], draft.image) if asking.step.sees else None
         except InputError as error:
-            return asking.step.set_aside(draft, f"picture: {error}")
+            return asking.step.set_aside(draft, f"picture: {str(error).removeprefix('picture ')}")
         return draft, Request(
             prompt=asking.step.ask(draft, asking.prompt),
             image=picture,
@@ -231,7 +237,7 @@ class _Ask(beam.DoFn):
         """None: to be asked once more."""
         step = self._asking.step
         if isinstance(result, Unanswered):
-            return step.set_aside(draft, result.reason)
+            return step.set_aside(draft, f"{UNANSWERED}, {result.reason}")
         if result.truncated:
             return step.set_aside(draft, "the answer was cut at max_tokens")
         if problem := unfit(result.text):

@@ -44,7 +44,9 @@ def _flow(steps: Mapping[str, Counts]) -> Table:
     columns = [(name, outcome) for name, counts in steps.items() for outcome in counts["passed"]]
     header = ["source", *(name if outcome == "drafts" else outcome.upper() for name, outcome in columns)]
     sources = [name for name in PUBLISHED if any(name in steps[step]["passed"][out] for step, out in columns)]
-    rows = [[source, *(f"{steps[step]['passed'][out].get(source, 0):,}" for step, out in columns)] for source in sources]
+    rows = [
+        [source, *(f"{steps[step]['passed'][out].get(source, 0):,}" for step, out in columns)] for source in sources
+    ]
     rows.append(["all", *(f"{sum(steps[step]['passed'][out].values()):,}" for step, out in columns)])
     return Table("Questions after each step", header, rows if columns else [])
 
@@ -60,7 +62,12 @@ def _reasons(steps: Mapping[str, Counts]) -> Table:
 def _costs(stages: Sequence[StageTotal]) -> Table:
     numbers = ("requests", "cached", "failed", "interrupted", "prompt_tokens", "completion_tokens")
     rows = [[stage.stage, *(f"{getattr(stage, name):,}" for name in numbers), f"{stage.cost:.4f}"] for stage in stages]
-    rows.append(["all", *(f"{sum(getattr(stage, name) for stage in stages):,}" for name in numbers),
-                 f"{sum(stage.cost for stage in stages):.4f}"])
+    rows.append(
+        [
+            "all",
+            *(f"{sum(getattr(stage, name) for stage in stages):,}" for name in numbers),
+            f"{sum(stage.cost for stage in stages):.4f}",
+        ]
+    )
     header = ["step", *(name.replace("_", " ") for name in numbers), "cost"]
     return Table("Requests and costs over all starts", header, rows if stages else [])

@@ -29,7 +29,7 @@ class Step:
       slots: that its prompt must have.
       sees: whether the model gets the picture.
       ask: (draft, prompt file's text) -> prompt.
-      accept: (draft, answer, config section) -> the draft with it, why the draft is set aside, or None to ask once more.
+      accept: (draft, answer, config section) -> the draft with it, the draft set aside, or None to ask once more.
       rules: fields of its section, beside the model's, that `accept` reads.
     """
 

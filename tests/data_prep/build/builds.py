@@ -2,6 +2,7 @@
 
 import hashlib
 import pathlib
+import re
 import runpy
 from collections.abc import Mapping
 
@@ -38,7 +39,12 @@ def config(folders: Mapping[str, pathlib.Path], base_url: str, **changes) -> Con
 def command(folders: Mapping[str, pathlib.Path], base_url: str, out: pathlib.Path, **changes) -> list[str]:
     """The same as arguments of `python -m data_prep`."""
     values = fields(folders, base_url, **changes)
-    return ["build", f"--config={CONFIG}", f"--out={out}", *(f"--config.{name}={value}" for name, value in values.items())]
+    return [
+        "build",
+        f"--config={CONFIG}",
+        f"--out={out}",
+        *(f"--config.{name}={value}" for name, value in values.items()),
+    ]
 
 
 def contents(out: pathlib.Path) -> dict[str, str]:

@@ -52,9 +52,7 @@ def test_a_paragraph_with_an_empty_slot_is_left_out():
 
 
 def test_which_drafts_are_asked():
-    asked = {
-        step.name: {source for source in steps.PUBLISHED if step.asks_for(of(source))} for step in ASKING
-    }
+    asked = {step.name: {source for source in steps.PUBLISHED if step.asks_for(of(source))} for step in ASKING}
     captioned = {"clevr_math", "arxivqa", "docvqa", "vizwiz"}
     assert asked == {
         "caption": captioned,

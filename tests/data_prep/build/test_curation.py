@@ -17,7 +17,9 @@ def draft(distilled: str) -> Draft:
     return Draft("arxivqa-1", "arxivqa", "1.jpg", "How many?", "2", "math", distilled=distilled)
 
 
-@pytest.mark.parametrize("text", [*AHA, "against", "await", "I checked it.", "WAIT", "Hmm, no", "I should confirm that"])
+@pytest.mark.parametrize(
+    "text", [*AHA, "against", "await", "I checked it.", "WAIT", "Hmm, no", "I should confirm that"]
+)
 def test_these_are_aha_moments(text):
     assert has_aha(f"First {text} second")
 
