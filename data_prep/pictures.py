@@ -29,7 +29,7 @@ IMAGE_COLUMN = "image"
 # Others are no pictures of ours; PIL starts an interpreter for some (EPS).
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 _CONTAINER = re.compile(r"(.+?\.(tar|zip|parquet))!(.+)", re.IGNORECASE | re.DOTALL)
-_OPEN_ARCHIVES = 16  # per process
+_OPEN_ARCHIVES = 64  # per process
 _HELD_ROW_GROUPS = 4  # per process; builds read rows in order, so one would do but for threads
 
 Value = TypeVar("Value")
@@ -243,7 +243,7 @@ def _find(members: Mapping[str, Value], name: str) -> Value:
 
 
 def _open(path: str) -> _Tar | _Zip:
-    archive = _open_version(path, _version(path))
+    archive = _open_version(path, _version(path), os.getpid())
     if isinstance(archive, str):
         raise InputError(archive)
     return archive
@@ -258,8 +258,11 @@ def _version(path: str) -> tuple[int, int]:
 
 
 @functools.lru_cache(maxsize=_OPEN_ARCHIVES)
-def _open_version(path: str, version: tuple[int, int]) -> _Tar | _Zip | str:
-    """The archive, or what is wrong with it: that is kept too, since it may take long to find out."""
+def _open_version(path: str, version: tuple[int, int], process: int) -> _Tar | _Zip | str:
+    """The archive, or what is wrong with it: that is kept too, since it may take long to find out.
+
+    Each process has its own: those that forked would move each other's place in the file.
+    """
     try:
         return _Zip(path) if path.lower().endswith(".zip") else _Tar(path)
     except (tarfile.TarError, zipfile.BadZipFile, OSError, ValueError, EOFError) as error:

@@ -59,7 +59,7 @@ def read_arxivqa(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
 
 
 def _choices(options: list[str]) -> tuple[str, ...]:
-    """Options without their letters, where all have theirs."""
+    """Options without their letters, where all have theirs; other letters would make the label name another option."""
     if len(options) > len(string.ascii_uppercase):
         raise InputError(f"too many options: {len(options)}")
     found = [_OPTION.fullmatch(option) for option in options]
@@ -69,6 +69,6 @@ def _choices(options: list[str]) -> tuple[str, ...]:
     ]
     if all(own):
         return tuple(match[2] for match in found if match)
-    if any(own):
-        raise InputError("options out of order: some have their letters, some do not")
+    if any(own) or all(found):
+        raise InputError("options out of order: they have letters, but not all their own")
     return tuple(options)

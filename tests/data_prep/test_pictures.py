@@ -166,7 +166,8 @@ def test_the_size_is_that_of_the_upright_picture(folder):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", PNG[:40]]
+    "content",
+    [b"", b"not a picture", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"P6 1 1 255\n???", PNG[:40]],
 )
 def test_what_is_no_picture_is_refused(folder, content):
     (folder / "a.png").write_bytes(content)

@@ -74,7 +74,7 @@ def rewritten(folders, source, changed, target):
 @SHARED_FOLDER
 @hypothesis.given(values=OBJECTS, key=st.sampled_from(["", "data"]), indent=st.sampled_from([None, 1]))
 def test_an_array_is_read_as_the_json_module_reads_it(tmp_path, small_pieces, values, key, indent):
-    content = json.dumps({"version": [1.5, {}], key: values, "end": 1} if key else values, indent=indent)
+    content = json.dumps({"version": 123456789, key: values, "end": 1} if key else values, indent=indent)
     path = tmp_path / "array.json"
     path.write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert repr([entry.fields for entry in read_json(path, key)]) == repr(json.loads(content)[key] if key else values)
@@ -223,6 +223,14 @@ def test_any_change_of_a_record_gives_drafts_and_reasons_only(folders, tmp_path,
         assert to_line(result).encode()
 
 
+def test_of_two_sides_with_pictures_the_one_with_fewer_words_asks(folders, tmp_path):
+    changed = records(folders["synthesis"], "synthesis")
+    changed[0]["image_url"] = "images/gen_solid-cube_3_aaaa.png"
+    result = next(read_source("synthesis", rewritten(folders, "synthesis", changed, tmp_path / "s")))
+    assert result.question == "What is the function's equation?"
+    assert result.image == "Synthesis/images/gen_func-func_sine_20000001_aaaa.png"
+
+
 def test_a_missing_field_costs_its_record(folders, tmp_path):
     changed = records(folders["arxivqa"], "arxivqa")
     del changed[0]["label"], changed[0]["options"]
@@ -244,6 +252,51 @@ def test_a_file_of_another_form_is_named_with_its_first_record(folders, tmp_path
         "source vizwiz: train.json:[0]: expected the fields image, question, answers, found id, picture, question in "
         "the first record: {'id': '0', 'picture': 'a.jpg', 'question': '?'}"
     )
+
+
+def test_a_file_has_a_hundred_records_to_show_its_form(folders, tmp_path):
+    good = records(folders["vizwiz"], "vizwiz")
+    results = list(read_source("vizwiz", rewritten(folders, "vizwiz", [{}] * 99 + good, tmp_path / "v")))
+    assert [entry.reason[:13] for entry in results[:99]] == ["missing field"] * 99
+    assert isinstance(results[99], Draft) and len(results) == 99 + len(good)
+    with pytest.raises(InputError, match="expected the fields image, question, answers, found none"):
+        next(read_source("vizwiz", rewritten(folders, "vizwiz", [{}] * 100 + good, tmp_path / "v")))
+
+
+@pytest.mark.parametrize(("source", "place", "changes", "reason"), [
+    ("vizwiz", 0, {"answerable": 0}, "unanswerable"),
+    ("vizwiz", 0, {"answers": [{"answer": "Unanswerable", "answer_confidence": "yes"}] * 6}, "unanswerable"),
+    ("arxivqa", 0, {"options": ["A) 1", "2"]}, "options out of order"),
+    ("arxivqa", 0, {"options": ["B) 1", "A) 2"]}, "options out of order"),
+    ("arxivqa", 0, {"options": ["1"] * 27}, "too many options"),
+    ("docvqa", 0, {"image": "../aaaa0001_1.png"}, ""),
+    ("docvqa", 0, {"questionId": "a" * 201}, "unusable id"),
+    ("synthesis", 0, {"instruction": "What is it?"}, "no problem in words"),
+    ("coco", 0, {"question": "Is the bounding box [0.1, 0.2, 0.3, 0.4] around a dog?"}, "no box asked for"),
+    ("coco", 0, {"answer": "[0.1, 0.2, 0.3, 0.4]"}, "not in stages"),
+    ("coco", 0, {"answer": "{} [0.1, 0.2, 0.3, 0.4]"}, "not in stages"),
+    ("coco", 0, {"conclusion": "A dog"}, "no single box"),
+    ("coco", 0, {"conclusion": "[0.1, 0.3, 0.2, 0.4] or [0.2, 0.3, 0.4, 0.5]"}, "no single box"),
+    ("coco", 0, {"conclusion": "[0.4, 0.3, 0.2, 0.4]"}, "unreadable gold"),
+    ("coco", 0, {"conclusion": "[0.1, 0.01, 0.2, 0.4]"}, "box outside the picture"),
+])  # fmt: skip
+def test_what_a_record_is_set_aside_for(folders, tmp_path, source, place, changes, reason):
+    changed = records(folders[source], source)
+    record = changed[place]
+    if source == "coco":
+        turns = record["conversations"] = record["conversations"][:2]
+        whole = turns[1]["value"]
+        turns[0]["value"] = changes.get("question", turns[0]["value"])
+        turns[1]["value"] = changes.get("answer", whole).format(whole)
+        if "conclusion" in changes:
+            turns[1]["value"] = (
+                f"{whole.partition('<CONCLUSION>')[0]}<CONCLUSION> {changes['conclusion']} </CONCLUSION>"
+            )
+    else:
+        record |= changes
+    result = next(read_source(source, rewritten(folders, source, changed, tmp_path / source)))
+    assert isinstance(result, SetAside if reason else Draft)
+    assert not reason or result.reason.startswith(reason)
 
 
 @pytest.mark.parametrize(("content", "message"), [("", "the files hold no record"), ("{", "arxivqa.jsonl:1: not JSON")])
