@@ -37,7 +37,7 @@ class Policy:
     """A `Model` over the jitted sampler.
 
     A request without a system message is asked with the one that the policy was trained with, where its directory has
-    it. Samples depend on the request alone, never on what else is in the batch.
+    it, else as its chat template has it. Samples depend on the request alone, never on what else is in the batch.
     """
 
     def __init__(self, directory: str, *, batch: int):
