@@ -82,7 +82,7 @@ class Converter:
         way = self.route(entry)[2]
         if way.verifier != "iou":
             return None
-        numbers = boxes.numbers(_gold(entry.fields, split(_optional(entry.fields.get("answer")))[1]))
+        numbers = boxes.numbers(self._gold(entry.fields, split(_optional(entry.fields.get("answer")))[1]))
         return (way.source, numbers) if numbers else None
 
     def __call__(self, entry: Entry) -> Outcome:
@@ -115,7 +115,7 @@ class Converter:
         trace, final = split(solution)
         if solution and not trace:
             repairs.append(NO_TRACE)
-        original = _gold(entry, final)
+        original = self._gold(entry, final)
         if not original:
             raise Skip(GOLD, "there is no gt, and no answer to take one from")
 
@@ -155,6 +155,10 @@ class Converter:
         picture = folders.read_picture(self.folder, image)
         return dataclasses.replace(record, images=(picture,), metadata=metadata), tuple(repairs)
 
+    def _gold(self, entry: dict[str, Any], final: str) -> str:
+        """`gt`, else the final text's first box (one in the trace may be any step's), else the SFT file's answer."""
+        return fields.gold(entry) or golds.first_box(final) or (answer_text(final) if self.kind == "sft" else "")
+
     def _readable(self, record: Record, repairs: list[str]) -> Record:
         """The record, whose verifier reads its gold."""
         try:
@@ -179,11 +183,6 @@ def answer_text(final: str) -> str:
     """What stands between the answer tags, or all of it where there are none."""
     match = _ANSWER.search(final)
     return (match[1] if match else final).strip()
-
-
-def _gold(entry: dict[str, Any], final: str) -> str:
-    """`gt`, else the first box of the final text (one in the trace may be any step's), else its answer; '' for none."""
-    return fields.gold(entry) or golds.first_box(final) or answer_text(final)
 
 
 def _repaired(verifier: str, gold: str, question: str) -> golds.Repaired:
