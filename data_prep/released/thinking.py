@@ -63,7 +63,10 @@ class Converter:
         image = folders.address(self.folder, fields.text(entry.fields, "image", _LONGEST_NAME))
         identity = entry.fields.get("id")
         identity = fields.checked(str(identity), "id", _LONGEST_NAME) if isinstance(identity, str | int) else ""
-        return identity, image, route(identity, image, entry.fields.get("verifier_type"))
+        verifier_type = entry.fields.get("verifier_type")
+        if isinstance(verifier_type, str):
+            fields.checked(verifier_type, "verifier_type", _LONGEST_NAME)
+        return identity, image, route(identity, image, verifier_type)
 
     def picture(self, entry: Entry) -> str:
         """Address of the entry's picture.
@@ -97,7 +100,7 @@ class Converter:
             record, repairs = self._record(entry.fields, identity, image, source, way.verifier)
             return Outcome(identity, source, record, None, repairs, remarks)
         except Skip as skip:
-            return Outcome(identity, source, None, skip, (), remarks)
+            return Outcome(identity, source, None, skip.reason, (), remarks)
 
     def _record(
         self, entry: dict[str, Any], identity: str, image: str, source: str, verifier: str
@@ -119,11 +122,11 @@ class Converter:
         if not original:
             raise Skip(GOLD, "there is no gt, and no answer to take one from")
 
-        reading = self.readings.get(source, boxes.Reading())
-        gold = original
+        reading, gold = self.readings.get(source, boxes.Reading()), original
         if reading.padded:
-            size = folders.picture_size(self.folder, image)
-            before = (question, trace, gold)
+            if verifier == "iou" and (box := boxes.numbers(gold)):
+                gold = boxes.written(box)
+            size, before = folders.picture_size(self.folder, image), (question, trace, gold)
             question, trace, gold = (boxes.unpadded(text, size) for text in before)
             if (question, trace, gold) != before:
                 repairs.append(UNPADDED)
@@ -147,11 +150,15 @@ class Converter:
             source=source,
         )
         record = self._readable(record, repairs)
-        metadata = {"image": image}
-        kept = {"caption": _optional(entry.get("caption")), "meta": meta, "final": answer_text(final)}
-        kept |= {"gold": original, "repairs": repairs}
-        same = {"gold": record.answer, "final": record.answer}
-        metadata |= {name: value for name, value in kept.items() if value and value != same.get(name)}
+        metadata = {
+            "image": image,
+            "caption": _optional(entry.get("caption")),
+            "meta": meta,
+            "final": answer_text(final),
+            "gold": original,
+            "repairs": repairs,
+        }
+        metadata = {name: value for name, value in metadata.items() if value and value != record.answer}
         picture = folders.read_picture(self.folder, image)
         return dataclasses.replace(record, images=(picture,), metadata=metadata), tuple(repairs)
 

@@ -51,7 +51,7 @@ values = st.recursive(
 
 
 @hypothesis.given(st.lists(st.dictionaries(st.text(), values, max_size=4), max_size=4), st.integers(1, 40))
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=30, deadline=None)
 def test_any_objects_come_back(tmp_path_factory, objects, chunk):
     folder = tmp_path_factory.mktemp("any")
     with pytest.MonkeyPatch.context() as patch:

@@ -119,7 +119,7 @@ GOLD_CHAIN = [
 def test_where_the_gold_comes_from(folder, source, gt, final, gold, verifier, repairs):
     entry = sft_entry(source) | {"answer": f"<think>\\boxed{{9}}</think>{final or 'x'}"}
     outcome = convert(folder, "sft", entry | ({} if gt is None else {"gt": gt}))
-    assert outcome.skip is None, outcome.skip
+    assert outcome.reason is None, outcome.reason
     assert (outcome.record.answer, outcome.record.verifier, outcome.repairs) == (gold, verifier, repairs)
     assert outcome.record.box_space == ("normalised" if verifier == "iou" else "")
 
@@ -156,6 +156,8 @@ def test_boxes_of_the_padded_square_are_converted_wherever_they_stand(folder):
     assert record.metadata["gold"] == "[0.1, 0.125, 0.5, 0.875]"
     untouched = convert(folder, "sft", entry).record
     assert untouched.answer == "[0.1, 0.125, 0.5, 0.875]"
+    bare = entry | {"gt": "(0.1, 0.125), (0.5, 0.875)"}
+    assert convert(folder, "sft", bare, vg=Reading(padded=True)).record.answer == "[0.1, 0, 0.5, 1]"
     pixels = convert(folder, "sft", sft_entry("vg", gold="[1, 2, 7, 5]"), vg=Reading("pixels")).record
     assert (pixels.answer, pixels.box_space) == ("[1, 2, 7, 5]", "pixels")
 
@@ -166,6 +168,7 @@ OUT_OF_ALL = [
     ({"question": " "}, FIELD, "question is blank"),
     ({"question": "x" * 10_000_000}, FIELD, "question has 10000000 characters"),
     ({"question": "nul \0"}, FIELD, "question holds a NUL"),
+    ({"verifier_type": "\ud800"}, FIELD, "verifier_type holds half a surrogate"),
     ({"caption": "half \ud800"}, FIELD, "half a surrogate"),
     ({"gt": {"a": 1}}, FIELD, "gt must be"),
     ({"id": "", "image": "chartqa/1.png", "verifier_type": None}, SOURCE, "chartqa/1.png"),
@@ -187,12 +190,12 @@ OUT_OF_ALL = [
 def test_entries_that_become_no_record(folder, changes, kind, words):
     outcome = convert(folder, "rl", rl_entry("clevr_math") | changes)
     assert outcome.record is None
-    assert outcome.skip.kind == kind and words in outcome.skip.detail
+    assert outcome.reason.kind == kind and words in outcome.reason.detail
 
 
 def test_damaged_lines_and_unknown_sources_have_no_source(folder):
     outcome = thinking.Converter("rl", folder, {})(Entry(7, {}, "not JSON (x)"))
-    assert (outcome.id, outcome.source, outcome.skip.kind) == ("line 7", UNKNOWN, DAMAGED)
+    assert (outcome.id, outcome.source, outcome.reason.kind) == ("line 7", UNKNOWN, DAMAGED)
     outcome = convert(folder, "rl", rl_entry("clevr_math") | {"id": "x", "image": "wide/1.png"})
     assert (outcome.id, outcome.source, outcome.record.verifier) == ("x", UNKNOWN, "digit")
 
@@ -228,14 +231,14 @@ def test_values(folder, value, expected):
 @pytest.mark.parametrize("value", NO_VALUES)
 def test_values_out_of_range(folder, value):
     outcome = judged(folder, value=value)
-    assert outcome.record is None and outcome.skip.kind == VALUE
+    assert outcome.record is None and outcome.reason.kind == VALUE
 
 
 def test_process_entries_that_become_no_record(folder):
-    assert judged(folder, process="").skip.kind == FIELD
-    assert judged(folder, question=None).skip.kind == FIELD
-    assert judged(folder, image_path="clevr_math/none.png").skip.kind == MISSING
-    assert reward.Converter(folder)(Entry(9, {}, "not JSON (x)")).skip.kind == DAMAGED
+    assert judged(folder, process="").reason.kind == FIELD
+    assert judged(folder, question=None).reason.kind == FIELD
+    assert judged(folder, image_path="clevr_math/none.png").reason.kind == MISSING
+    assert reward.Converter(folder)(Entry(9, {}, "not JSON (x)")).reason.kind == DAMAGED
     unknown = judged(folder, image_path="wide/1.png")
     assert unknown.source == UNKNOWN and unknown.remarks == ((reward.UNKNOWN_FOLDER, "wide"),)
 
