@@ -71,12 +71,17 @@ class Outcome:
 class Report:
     """Counts of an import.
 
+    Args:
+      max_skipped: largest share of a source's entries that may be left out, 0 to 1.
+      allowed: kinds of reasons that do not count as left out.
+
     Attributes:
       read, written: entries and records, by source.
       skipped: ids and reasons of what was left out, in the file's order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_skipped: float, allowed: Iterable[str] = ()):
+        self._max_skipped, self._allowed = max_skipped, set(allowed)
         self.read: collections.Counter[str] = collections.Counter()
         self.written: collections.Counter[str] = collections.Counter()
         self.skipped: list[Outcome] = []
@@ -96,21 +101,16 @@ class Report:
         if isinstance(outcome.record, Record):
             self._verifiers[outcome.record.verifier] += 1
 
-    def check(self, max_skipped: float, allowed: Iterable[str] = ()) -> None:
-        """Raises `InputError` where more than a share of a source's entries is left out.
-
-        Args:
-          max_skipped: the largest share, 0 to 1.
-          allowed: kinds of reasons that do not count.
-        """
-        counted = [outcome for outcome in self.skipped if outcome.reason.kind not in set(allowed)]
+    def check(self) -> None:
+        """Raises `InputError` where too much of a source is left out."""
+        counted = [outcome for outcome in self.skipped if outcome.reason.kind not in self._allowed]
         by_source = collections.Counter(outcome.source for outcome in counted)
         # An entry without a source is measured against the whole file: it is all that there is of its kind.
         read = self.read | {UNKNOWN: self.read.total()}
-        over = [source for source in sorted(by_source) if by_source[source] > max_skipped * read[source]]
+        over = [source for source in sorted(by_source) if by_source[source] > self._max_skipped * read[source]]
         if not over:
             return
-        lines = [f"too much would be left out (--max-skipped={max_skipped:g}), nothing was written"]
+        lines = [f"too much would be left out (--max-skipped={self._max_skipped:g}), nothing was written"]
         for source in over:
             lines.append(f"{source}: {by_source[source]} of {read[source]}")
             own = [outcome for outcome in counted if outcome.source == source]

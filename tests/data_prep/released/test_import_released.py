@@ -124,6 +124,8 @@ def test_too_much_left_out_is_refused(folder):
     import_released(folder / "file.json", folder / "images", folder / "two")
     write_lines(folder / "file.json", [*entries[3:], *["damaged"] * 5])
     refused(folder, "unknown: 5 of 202", out="three")
+    write_lines(folder / "file.json", entries[:3])
+    refused(folder, "clevr_math: 3 of 3", out="three")
 
 
 def test_missing_pictures_stop_the_import_until_told(folder):
