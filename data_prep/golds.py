@@ -176,7 +176,7 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _ASKS_FOR_NUMBER = re.compile(
-    r"\b(?:values?|coefficients?|parameters?|constants?|unknowns?|variables?|domain|range|zeros?|roots?|period|slope|vertex|"
+    r"\bfor\s+[a-z]\b|\b(?:values?|solutions?|coefficients?|parameters?|constants?|unknowns?|variables?|domain|range|zeros?|roots?|period|slope|vertex|"
     r"amplitude|maximum|minimum|intercepts?|derivative|area|degree|asymptotes?)\b",
     re.IGNORECASE,
 )

@@ -24,7 +24,7 @@ from data_prep.released.reward import PUBLISHED_REWARD, source_of_id
 from data_prep.sources.published import PUBLISHED
 from vlaa_jax.errors import InputError, check_output
 from vlaa_jax.processing.records import ProcessRecord, Record
-from vlaa_jax.processing.shards import RecordSource, kind_of, locations
+from vlaa_jax.processing.shards import RecordSource, open_split, read_splits
 
 
 @dataclasses.dataclass
@@ -130,16 +130,17 @@ def gather(data: Sequence[str]) -> tuple[list[SplitStats | RewardStats], list[Sh
     Raises:
       InputError: a data set is missing or damaged, or a split is named twice.
     """
-    named = [location for entry in data for location in locations(entry)]
+    named = [location for entry in data for location in _locations(entry)]
     if repeated := [location for location, count in collections.Counter(named).items() if count > 1]:
         raise InputError(f"--data: {repeated[0]} is named twice")
     splits: list[SplitStats | RewardStats] = []
     seen: dict[str, collections.Counter[bytes]] = {}
     for location in named:
-        if kind_of(location) is ProcessRecord:
-            splits.append(_reward_stats(RecordSource(location, ProcessRecord)))
+        source = open_split(location)
+        if isinstance(source[0], ProcessRecord):
+            splits.append(_reward_stats(source))
         else:
-            found, seen[location] = _split_stats(RecordSource(location))
+            found, seen[location] = _split_stats(source)
             splits.append(found)
     shared = []
     for first, second in itertools.combinations(seen, 2):
@@ -147,6 +148,14 @@ def gather(data: Sequence[str]) -> tuple[list[SplitStats | RewardStats], list[Sh
         records = tuple(sum(seen[split][picture] for picture in both) for split in (first, second))
         shared.append(Shared(first, second, len(both), records))
     return splits, shared
+
+
+def _locations(entry: str) -> list[str]:
+    """`DIRECTORY:SPLIT` of each split of a directory; that of one itself."""
+    directory, colon, split = entry.rpartition(":")
+    if colon and "/" not in split:
+        return [entry]
+    return [f"{entry}:{name}" for name in sorted(read_splits(entry))]
 
 
 def _split_stats(source: RecordSource[Record]) -> tuple[SplitStats, collections.Counter[bytes]]:

@@ -49,6 +49,11 @@ def numbers(text: str) -> Numbers | None:
     return (box.x1, box.y1, box.x2, box.y2) if box else None
 
 
+def written(box: Numbers) -> str:
+    """A box as the golds have it."""
+    return f"[{', '.join(f'{value:g}' for value in box)}]"
+
+
 def measure(samples: Sequence[tuple[Numbers, Size]]) -> Reading:
     """Reads a source's boxes.
 

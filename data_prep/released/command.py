@@ -126,12 +126,11 @@ def import_released(
             folders.check_missing(found.missing, found.pictures, max_skipped)
         if not is_reward:
             converter = dataclasses.replace(converter, readings=found.readings)
-        report = Report()
+        report = Report(max_skipped, allowed=(MISSING,) if without_missing_images else ())
         _say(f"reading {found.entries} records and their pictures")
         records = _records(path, converter, report, found.entries)
         kind = ProcessRecord if is_reward else Record
         shards = write_split(directory, split, records, kind=kind)
-        report.check(max_skipped, allowed=(MISSING,) if without_missing_images else ())
         finish(
             directory,
             shards,
@@ -157,7 +156,11 @@ def _say(line: str) -> None:
 def _records(
     path: pathlib.Path, converter: thinking.Converter | reward.Converter, report: Report, total: int
 ) -> Iterator[Record | ProcessRecord]:
-    """The records in the file's order, with ids that occur once; all entries go into the report."""
+    """The records in the file's order, with ids that occur once; all entries go into the report.
+
+    Raises:
+      InputError: at the end, if too much was left out.
+    """
     from vlaa_jax.processing import images  # noqa: F401 -- threads that import it at once wait for each other
 
     outcomes = in_order(converter, reading.entries(path), 2 * (os.cpu_count() or 1))
@@ -168,6 +171,7 @@ def _records(
         report.add(outcome)
         if outcome.record is not None:
             yield outcome.record
+    report.check()
 
 
 def _numbered(outcome: Outcome, taken: dict[str, int]) -> Outcome:

@@ -22,7 +22,8 @@ UNKNOWN = "unknown"  # source of what names none
 _SHOWN = 5  # ids in a message
 
 
-class Skip(Exception):
+@dataclasses.dataclass(frozen=True)
+class Reason:
     """Why a record is left out.
 
     Attributes:
@@ -30,9 +31,20 @@ class Skip(Exception):
       detail: one sentence.
     """
 
+    kind: str
+    detail: str
+
+
+class Skip(Exception):
+    """Raised for a record that is left out. Its reason is what is kept: an exception holds on to the whole record.
+
+    Attributes:
+      reason: why.
+    """
+
     def __init__(self, kind: str, detail: str):
         super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail = kind, detail
+        self.reason = Reason(kind, detail)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +55,7 @@ class Outcome:
       id: of the record, as far as it is known; else the line.
       source: it came from; `UNKNOWN` where that cannot be told.
       record: None where it is left out.
-      skip: why it is left out, else None.
+      reason: why it is left out, else None.
       repairs: names of what was repaired.
       remarks: what else a reader of the report should know, such as (`unknown verifier_type`, `grounding2`).
     """
@@ -51,7 +63,7 @@ class Outcome:
     id: str
     source: str
     record: Record | ProcessRecord | None
-    skip: Skip | None = None
+    reason: Reason | None = None
     repairs: tuple[str, ...] = ()
     remarks: tuple[tuple[str, str], ...] = ()
 
@@ -59,12 +71,17 @@ class Outcome:
 class Report:
     """Counts of an import.
 
+    Args:
+      max_skipped: largest share of a source's entries that may be left out, 0 to 1.
+      allowed: kinds of reasons that do not count as left out.
+
     Attributes:
       read, written: entries and records, by source.
       skipped: ids and reasons of what was left out, in the file's order.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, max_skipped: float, allowed: Iterable[str] = ()):
+        self._max_skipped, self._allowed = max_skipped, set(allowed)
         self.read: collections.Counter[str] = collections.Counter()
         self.written: collections.Counter[str] = collections.Counter()
         self.skipped: list[Outcome] = []
@@ -76,7 +93,7 @@ class Report:
         """Counts one entry."""
         self.read[outcome.source] += 1
         self._remarks.update(outcome.remarks)
-        if outcome.skip is not None:
+        if outcome.reason is not None:
             self.skipped.append(outcome)
             return
         self.written[outcome.source] += 1
@@ -84,27 +101,22 @@ class Report:
         if isinstance(outcome.record, Record):
             self._verifiers[outcome.record.verifier] += 1
 
-    def check(self, max_skipped: float, allowed: Iterable[str] = ()) -> None:
-        """Raises `InputError` where more than a share of a source's entries is left out.
-
-        Args:
-          max_skipped: the largest share, 0 to 1.
-          allowed: kinds of reasons that do not count.
-        """
-        counted = [outcome for outcome in self.skipped if outcome.skip.kind not in set(allowed)]
+    def check(self) -> None:
+        """Raises `InputError` where too much of a source is left out."""
+        counted = [outcome for outcome in self.skipped if outcome.reason.kind not in self._allowed]
         by_source = collections.Counter(outcome.source for outcome in counted)
         # An entry without a source is measured against the whole file: it is all that there is of its kind.
         read = self.read | {UNKNOWN: self.read.total()}
-        over = [source for source in sorted(by_source) if by_source[source] > max_skipped * read[source]]
+        over = [source for source in sorted(by_source) if by_source[source] > self._max_skipped * read[source]]
         if not over:
             return
-        lines = [f"too much would be left out (--max-skipped={max_skipped:g}), nothing was written"]
+        lines = [f"too much would be left out (--max-skipped={self._max_skipped:g}), nothing was written"]
         for source in over:
             lines.append(f"{source}: {by_source[source]} of {read[source]}")
             own = [outcome for outcome in counted if outcome.source == source]
-            for kind, count in _most_common(outcome.skip.kind for outcome in own):
-                shown = [outcome for outcome in own if outcome.skip.kind == kind][:_SHOWN]
-                examples = "; ".join(f"{outcome.id}: {outcome.skip.detail}" for outcome in shown)
+            for kind, count in _most_common(outcome.reason.kind for outcome in own):
+                shown = [outcome for outcome in own if outcome.reason.kind == kind][:_SHOWN]
+                examples = "; ".join(f"{outcome.id}: {outcome.reason.detail}" for outcome in shown)
                 lines.append(f"  {kind}, {count}: {examples}{'; ...' if count > len(shown) else ''}")
         raise InputError("\n".join(lines))
 
@@ -114,7 +126,7 @@ class Report:
             source: {
                 "read": self.read[source],
                 "written": self.written[source],
-                "skipped": dict(_most_common(o.skip.kind for o in self.skipped if o.source == source)),
+                "skipped": dict(_most_common(o.reason.kind for o in self.skipped if o.source == source)),
                 "repairs": {name: count for (own, name), count in sorted(self._repairs.items()) if own == source},
             }
             for source in sorted(self.read)
@@ -127,7 +139,7 @@ class Report:
             "verifiers": dict(sorted(self._verifiers.items())),
             "remarks": remarks,
             "skipped": [
-                {"id": o.id, "source": o.source, "kind": o.skip.kind, "detail": o.skip.detail} for o in self.skipped
+                {"id": o.id, "source": o.source, "kind": o.reason.kind, "detail": o.reason.detail} for o in self.skipped
             ],
         }
 
@@ -143,7 +155,7 @@ class Report:
             ("verifiers", self._verifiers),
             ("repairs", collections.Counter(f"{source}, {name}" for source, name in self._repairs.elements())),
             ("remarks", collections.Counter(f"{kind}: {what}" for kind, what in self._remarks.elements())),
-            ("left out", collections.Counter(f"{o.source}, {o.skip.kind}" for o in self.skipped)),
+            ("left out", collections.Counter(f"{o.source}, {o.reason.kind}" for o in self.skipped)),
         ):
             if counts:
                 lines.append(f"{title}:")

@@ -85,7 +85,7 @@ class Converter:
             record = ProcessRecord(identity, (folders.read_picture(self.folder, image),), question, process, value)
             return Outcome(identity, source, record, None, repairs, remarks)
         except Skip as skip:
-            return Outcome(identity, source, None, skip, (), remarks)
+            return Outcome(identity, source, None, skip.reason, (), remarks)
 
 
 def source_of(image: str) -> str:

@@ -18,8 +18,7 @@ _SOURCE_ALIASES = {
     "train2017": "coco",
 }
 _SOURCES = {source.folder: key for key, source in PUBLISHED.items()} | _SOURCE_ALIASES
-# The longest first: `geoqa_plus` begins no other, but a shorter one might.
-_BY_LENGTH = sorted(_SOURCES, key=len, reverse=True)
+_ID = re.compile(rf"({'|'.join(sorted(_SOURCES, key=len, reverse=True))})(?![a-z0-9])", re.IGNORECASE)
 
 # `verifier_type`: `digit`, `math` and `mcq` were seen in the released file, the other names are guesses.
 _VERIFIER_ALIASES = {
@@ -80,10 +79,10 @@ def route(identity: str, image: str, verifier_type: Any = None) -> Route:
 
 
 def _source_of_id(identity: str) -> str:
-    name = identity.casefold()
-    return next((_SOURCES[begin] for begin in _BY_LENGTH if re.match(rf"{begin}(?![a-z0-9])", name)), "")
+    match = _ID.match(identity)
+    return _SOURCES[match[1].lower()] if match else ""
 
 
 def _source_of_folder(image: str) -> str:
-    folders = [folder.casefold() for folder in image.split("/")[:-1]]
+    folders = [folder.lower() for folder in image.split("/")[:-1]]
     return next((_SOURCES[folder] for folder in folders if folder in _SOURCES), "")

@@ -63,7 +63,10 @@ class Converter:
         image = folders.address(self.folder, fields.text(entry.fields, "image", _LONGEST_NAME))
         identity = entry.fields.get("id")
         identity = fields.checked(str(identity), "id", _LONGEST_NAME) if isinstance(identity, str | int) else ""
-        return identity, image, route(identity, image, entry.fields.get("verifier_type"))
+        verifier_type = entry.fields.get("verifier_type")
+        if isinstance(verifier_type, str):
+            fields.checked(verifier_type, "verifier_type", _LONGEST_NAME)
+        return identity, image, route(identity, image, verifier_type)
 
     def picture(self, entry: Entry) -> str:
         """Address of the entry's picture.
@@ -82,7 +85,7 @@ class Converter:
         way = self.route(entry)[2]
         if way.verifier != "iou":
             return None
-        numbers = boxes.numbers(_gold(entry.fields, split(_optional(entry.fields.get("answer")))[1]))
+        numbers = boxes.numbers(self._gold(entry.fields, split(_optional(entry.fields.get("answer")))[1]))
         return (way.source, numbers) if numbers else None
 
     def __call__(self, entry: Entry) -> Outcome:
@@ -97,7 +100,7 @@ class Converter:
             record, repairs = self._record(entry.fields, identity, image, source, way.verifier)
             return Outcome(identity, source, record, None, repairs, remarks)
         except Skip as skip:
-            return Outcome(identity, source, None, skip, (), remarks)
+            return Outcome(identity, source, None, skip.reason, (), remarks)
 
     def _record(
         self, entry: dict[str, Any], identity: str, image: str, source: str, verifier: str
@@ -115,15 +118,15 @@ class Converter:
         trace, final = split(solution)
         if solution and not trace:
             repairs.append(NO_TRACE)
-        original = _gold(entry, final)
+        original = self._gold(entry, final)
         if not original:
             raise Skip(GOLD, "there is no gt, and no answer to take one from")
 
-        reading = self.readings.get(source, boxes.Reading())
-        gold = original
+        reading, gold = self.readings.get(source, boxes.Reading()), original
         if reading.padded:
-            size = folders.picture_size(self.folder, image)
-            before = (question, trace, gold)
+            if verifier == "iou" and (box := boxes.numbers(gold)):
+                gold = boxes.written(box)
+            size, before = folders.picture_size(self.folder, image), (question, trace, gold)
             question, trace, gold = (boxes.unpadded(text, size) for text in before)
             if (question, trace, gold) != before:
                 repairs.append(UNPADDED)
@@ -147,13 +150,21 @@ class Converter:
             source=source,
         )
         record = self._readable(record, repairs)
-        metadata = {"image": image}
-        kept = {"caption": _optional(entry.get("caption")), "meta": meta, "final": answer_text(final)}
-        kept |= {"gold": original, "repairs": repairs}
-        same = {"gold": record.answer, "final": record.answer}
-        metadata |= {name: value for name, value in kept.items() if value and value != same.get(name)}
+        metadata = {
+            "image": image,
+            "caption": _optional(entry.get("caption")),
+            "meta": meta,
+            "final": answer_text(final),
+            "gold": original,
+            "repairs": repairs,
+        }
+        metadata = {name: value for name, value in metadata.items() if value and value != record.answer}
         picture = folders.read_picture(self.folder, image)
         return dataclasses.replace(record, images=(picture,), metadata=metadata), tuple(repairs)
+
+    def _gold(self, entry: dict[str, Any], final: str) -> str:
+        """`gt`, else the final text's first box (one in the trace may be any step's), else the SFT file's answer."""
+        return fields.gold(entry) or golds.first_box(final) or (answer_text(final) if self.kind == "sft" else "")
 
     def _readable(self, record: Record, repairs: list[str]) -> Record:
         """The record, whose verifier reads its gold."""
@@ -179,11 +190,6 @@ def answer_text(final: str) -> str:
     """What stands between the answer tags, or all of it where there are none."""
     match = _ANSWER.search(final)
     return (match[1] if match else final).strip()
-
-
-def _gold(entry: dict[str, Any], final: str) -> str:
-    """`gt`, else the first box of the final text (one in the trace may be any step's), else its answer; '' for none."""
-    return fields.gold(entry) or golds.first_box(final) or answer_text(final)
 
 
 def _repaired(verifier: str, gold: str, question: str) -> golds.Repaired:

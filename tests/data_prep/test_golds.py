@@ -74,6 +74,7 @@ MATH = [
     ("y = 3", ONLY_ASKED, "y = 3", ()),
     ("a = 3", "The function is y = a * x. What is the value of a in the function?", "a = 3", ()),
     ("a = 3", "", "a = 3", ()),
+    ("3", "Solve the equation y = a * x through (1, 3) for a.", "3", ()),
     ("a = 3, y = 3x^2", "Find the value of the unknown of the function.", "a = 3, y = 3x^2", ()),
     ("12", "What is the volume of the solid?", "12", ()),
     ("(1, 2)", ONLY_ASKED, "(1, 2)", ()),
@@ -108,7 +109,7 @@ questions = st.sampled_from(["", IN_WORDS, ONLY_ASKED, TWO_UNKNOWNS])
 
 
 @hypothesis.given(pieces, questions)
-@hypothesis.settings(deadline=None, max_examples=500)
+@hypothesis.settings(deadline=None, max_examples=200)
 def test_repairing_a_repaired_gold_changes_nothing(text, question):
     letter = repair_letters(text).text
     assert repair_letters(letter) == Repaired(letter)
