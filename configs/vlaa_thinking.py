@@ -20,7 +20,9 @@ def get_config() -> ConfigDict:
     config.seed = 0  # of every draw: limits, quotas, order of the records
     config.cache = ""  # folder of the answers, which several builds may share; '' is the build's own
     config.budget = 0.0  # of all steps, in the currency of the prices; 0: none
-    config.most_unanswered = 0.01  # share of a step's questions without an answer, after all retries, that it may end with
+    config.most_unanswered = (
+        0.01  # share of a step's questions without an answer, after all retries, that it may end with
+    )
     config.local = ""  # folder on a disk that all workers share, of ledger and shards; '' is the build's own
     config.files = 16  # that the drafts of a step are spread over: as many workers can read them at once
 

@@ -193,7 +193,9 @@ class _WriteShard(beam.DoFn):
                 try:
                     record = make_record(draft, self._picture(draft))
                 except InputError as error:  # it changed since step 1, or does not fit into the bound
-                    aside.append(SetAside(draft.id, draft.source, NAME, f"picture: {str(error).removeprefix('picture ')}", draft))
+                    aside.append(
+                        SetAside(draft.id, draft.source, NAME, f"picture: {str(error).removeprefix('picture ')}", draft)
+                    )
                 else:
                     counted[split, draft.source] += 1
                     yield record

@@ -61,7 +61,9 @@ class _Plan:
     def __init__(self, config: ConfigDict, out: str):
         self._config, self._out = config, out
         if is_remote(config.local or out):
-            raise InputError(f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}")
+            raise InputError(
+                f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}"
+            )
         self._local = pathlib.Path(config.local or out)
         self._cache = config.cache or join(out, "cache")
         self._sources = collect.sources(config)
@@ -189,8 +191,8 @@ class _Plan:
         if sum(unanswered.values()) > self._config.most_unanswered * come:
             raise InputError(
                 f"step {number}: {sum(unanswered.values()):,} of {come:,} questions got no answer "
-                f"({', '.join(unanswered)}), more than config.most_unanswered={self._config.most_unanswered:g} allows; the "
-                "same command asks them again, and no others"
+                f"({', '.join(unanswered)}), more than config.most_unanswered={self._config.most_unanswered:g} allows; "
+                "the same command asks them again, and no others"
             )
 
     def _pictures(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Steps as Apache Beam pipelines: one a step, from the files of the step before to its own.
 
 The runner decides how much of it happens at once, and nothing else: drafts go into files by the hash of their id,
-sorted. What cannot go on leaves by a tag. A draft names its picture; the bytes are read for a request and dropped with it.
+sorted. What cannot go on leaves by a tag. A draft names its picture; the bytes are read for a request and go with it.
 """
 
 import collections

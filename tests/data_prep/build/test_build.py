@@ -9,18 +9,21 @@ import builds
 import loopback
 import pytest
 import source_fixtures
+import tiny
+from builds import SINGLE, aside, drafts
 
 from data_prep.build.build import build
 from data_prep.build.curation import has_aha
-from data_prep.build.folder import StepFolder
 from data_prep.sources.published import PUBLISHED
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing import shards
 from vlaa_jax.processing.images import decode
+from vlaa_jax.processing.index import build_index
 from vlaa_jax.processing.shards import RecordSource
+from vlaa_jax.rewards import check_gold
+from vlaa_jax.training import settings
 
 STEPS = ("1_collect", "2_caption", "3_distil", "4_rewrite", "5_verify")
-SINGLE = ("--direct_running_mode=in_memory", "--direct_num_workers=1")
 
 
 @pytest.fixture(scope="module")
@@ -35,15 +38,6 @@ def finished(tmp_path_factory, folders):
     with loopback.Endpoint(loopback.faulty(0.15, seed=0)) as endpoint:
         text = build(builds.config(folders, endpoint.base_url), str(out))
         yield SimpleNamespace(out=out, text=text, endpoint=endpoint)
-
-
-def drafts(out, step):
-    return {draft.id: draft for draft in StepFolder(str(out), int(step[0]), step[2:]).drafts()}
-
-
-def aside(out, step):
-    files = (out / "steps" / step).glob("aside-*.jsonl")
-    return {entry["id"]: entry for path in files for entry in map(json.loads, path.read_text().splitlines())}
 
 
 def test_every_step_accounts_for_every_question(finished):
@@ -107,6 +101,24 @@ def test_the_shards_are_whole_and_of_the_size_asked_for(finished):
     for name in sorted(manifest["shards"]):
         sizes[manifest["shards"][name]["split"]].append(manifest["shards"][name]["records"])
     assert all(size == 8 for split in sizes.values() for size in split[:-1]) and len(sizes["sft"]) > 1
+
+
+@pytest.mark.parametrize("split", ["sft", "rl"])
+def test_every_record_can_be_trained_on(finished, policy, split):
+    source = RecordSource(f"{finished.out}/shards:{split}")
+    index = build_index(source, policy, check_gold)
+    assert len(index.good) == len(source) > 0 and not index.report()
+    assert all(len(policy.encode(record).tokens) == index.prompt[place] for place, record in enumerate(source))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    """How the tiny policy reads records."""
+    folder = tmp_path_factory.mktemp("policy")
+    tiny.write_policy(folder / "policy")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLAA_JAX_CACHE", str(folder / "cache"))
+        yield settings.load_encoder(tiny.config("sft", folder))
 
 
 def test_the_report_says_what_became_of_all(finished):

@@ -11,7 +11,7 @@ import builds
 import loopback
 import pytest
 import source_fixtures
-from test_build import SINGLE
+from builds import SINGLE
 
 from data_prep.build.build import build
 
@@ -38,10 +38,16 @@ def test_help():
     ("arguments", "sentence"),
     [
         (["--config=none.py"], "No such file or directory: 'none.py'"),
-        ([f"--config={builds.CONFIG}", "--config.rewrite.drft=3"], "--config.rewrite.drft=3: the config has no field 'drft'"),
+        (
+            [f"--config={builds.CONFIG}", "--config.rewrite.drft=3"],
+            "--config.rewrite.drft=3: the config has no field 'drft'",
+        ),
         ([f"--config={builds.CONFIG}", "--confg.seed=3"], "Unknown command line flag 'confg.seed'"),
         ([f"--config={builds.CONFIG}", "--steps=7"], "--steps: '7' is no step, expected numbers from 1 to 6"),
-        ([f"--config={builds.CONFIG}"], "no source has a folder: expected --config.sources.NAME.folder=..., NAME one of"),
+        (
+            [f"--config={builds.CONFIG}"],
+            "no source has a folder: expected --config.sources.NAME.folder=..., NAME one of",
+        ),
     ],
 )
 def test_wrong_flags(tmp_path, arguments, sentence):

@@ -3,14 +3,15 @@
 import collections
 import io
 import json
+import re
 import tarfile
 
 import builds
 import loopback
 import pytest
 import source_fixtures
+from builds import SINGLE, aside, drafts
 from PIL import Image
-from test_build import SINGLE, aside, drafts
 
 from data_prep import pictures
 from data_prep.build.build import build
@@ -67,7 +68,11 @@ def test_a_verifier_that_is_not_clear_is_asked_once_more(folders, tmp_path):
     def reply(request, number):
         if request["model"] != "verifier":
             return loopback.answer(request)
-        place = list(seen).index(request["messages"][-1]["content"]) if request["messages"][-1]["content"] in seen else len(seen)
+        place = (
+            list(seen).index(request["messages"][-1]["content"])
+            if request["messages"][-1]["content"] in seen
+            else len(seen)
+        )
         seen[request["messages"][-1]["content"]] += 1
         # The first says Yes at the second time, the second never does, the others at once.
         say = {0: ("Maybe", "Yes"), 1: ("yes", "Yes.")}.get(place, ("Yes",))
@@ -112,7 +117,7 @@ def test_a_step_does_not_end_while_its_model_is_away(folders, tmp_path):
     with loopback.Endpoint() as endpoint:
         endpoint.reply = lambda request, number: loopback.failed(503) if away else loopback.answer(request)
         config = builds.config(folders, endpoint.base_url, caption__retries=0)
-        with pytest.raises(InputError, match="step 2: 4 of 8 questions got no answer .*asks them again"):
+        with pytest.raises(InputError, match=r"step 2: 4 of 8 questions got no answer .*asks them again"):
             build(config, str(tmp_path), steps=[1, 2], options=SINGLE)
         away = False
         build(config, str(tmp_path), steps=[2], options=SINGLE)
@@ -137,7 +142,7 @@ def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
 def test_a_source_of_another_form_stops_the_build(tmp_path):
     (tmp_path / "arxivqa").mkdir()
     config = builds.config({"arxivqa": tmp_path / "arxivqa"}, "http://127.0.0.1:9/v1")
-    with pytest.raises(InputError, match="source arxivqa: .*has none of arxivqa"):
+    with pytest.raises(InputError, match=r"source arxivqa: .*has none of arxivqa"):
         build(config, str(tmp_path / "out"), steps=[1], options=SINGLE)
     assert not (tmp_path / "out" / "steps" / "1_collect" / "step.json").exists()
 
@@ -191,4 +196,4 @@ def test_hostile_pictures_and_texts_cost_one_question_each(tmp_path):
     reasons = [entry["reason"] for entry in aside(tmp_path / "out", "1_collect").values()]
     assert len(reasons) == len(expected)
     for words in expected:
-        assert any(builds.re.search(words, reason) for reason in reasons), (words, [r[:200] for r in reasons])
+        assert any(re.search(words, reason) for reason in reasons), (words, [r[:200] for r in reasons])

@@ -5,18 +5,24 @@ import loopback
 import pytest
 import source_fixtures
 import tiny
-from test_build import SINGLE
 
 from data_prep.build.build import build
-from vlaa_jax.processing.index import build_index
-from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.rewards import check_gold
-from vlaa_jax.training import settings
+from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
-from vlaa_jax.training.loop import train
 from vlaa_jax.training.sft_task import SFTTask
 
-SCORER = "data_prep.digit_scenes.facts:FactScorer"
+pytestmark = pytest.mark.slow
+
+# Longer questions than those of digit scenes; open-ended answers would need a judge.
+CHANGES = {
+    "rollout__prompt_buckets": (1600,),
+    "rollout__window_buckets": (16,),
+    "rollout__longest_prompt": 1600,
+    "rewards__enabled": ("digit", "mcq", "math", "iou"),
+    "steps": 1,
+}
+SFT = CHANGES | {"updates__row_tokens": 2048, "updates__row_targets": 600, "updates__rows": 2, "updates__examples": 8}
+GRPO = CHANGES | {"updates__row_buckets": (1664,)}
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +30,28 @@ def folder(tmp_path_factory):
     """A tiny `policy` beside the `shards` of a build."""
     folder = tmp_path_factory.mktemp("training")
     tiny.write_policy(folder / "policy")
+    folders = source_fixtures.write_all(folder / "sources")
     with loopback.Endpoint() as endpoint:
-        build(builds.config(source_fixtures.write_all(folder / "sources"), endpoint.base_url), str(folder), options=SINGLE)
-    return folder
+        build(builds.config(folders, endpoint.base_url), str(folder), options=builds.SINGLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLAA_JAX_CACHE", str(folder / "programs"))
+        yield folder
+
+
+def config(task, folder, **changes):
+    split = {"sft": "sft", "grpo": "rl"}[task]
+    return tiny.config(task, folder, data__train=f"{folder}/shards:{split}", **changes)
+
+
+def test_a_step_of_sft(folder):
+    task = SFTTask(config("sft", folder, **SFT))
+    task.begin()
+    report = task.step(1, Clock(), lambda: None)
+    assert 0 < report.metrics["loss"] < 20
+
+
+def test_a_step_of_grpo(folder):
+    task = GRPOTask(config("grpo", folder, **GRPO))
+    task.begin()
+    report = task.step(1, Clock(), lambda: None)
+    assert report.samples and 0 <= report.metrics["reward"] <= 1
