@@ -114,11 +114,13 @@ class _Plan:
         """Runs a step whose step before is whole."""
         folder = self._folders[number]
         _say(f"step {number} {folder.name}")
-        begun = folder.clear()
+        if number == 6:
+            self._forget_shards()
+        folder.clear()
         if number == 1:
             collect.collect(self._sources, folder, self._config.files, options)
         elif number == 6:
-            self._curate(begun, options)
+            self._curate(options)
         else:
             self._ask(self._step(number), options)
         counts = engine.read_counts(folder)
@@ -152,12 +154,15 @@ class _Plan:
         )
         engine.ask(asking, before.files(), self._folders[step.number], self._config.files, options)
 
-    def _curate(self, begun: bool, options: Sequence[str]) -> None:
+    def _forget_shards(self) -> None:
+        """Removes what a last step that was ended left: half a directory, or just before its end a whole one."""
+        for half in self._local.glob(f".{SHARDS}.*"):
+            shutil.rmtree(half)
+        if self._folders[6].begun() and (self._local / SHARDS).exists():
+            shutil.rmtree(self._local / SHARDS)
+
+    def _curate(self, options: Sequence[str]) -> None:
         config, before, folder = self._config, self._folders[5], self._folders[6]
-        directory = self._local / SHARDS
-        # A step that was ended leaves half a directory, or just before its end a whole one.
-        for left in [*self._local.glob(f".{SHARDS}.*"), *([directory] if begun else [])]:
-            shutil.rmtree(left, ignore_errors=True)
         chosen, left = choose(
             (candidate(draft, config.curation.aha) for draft in before.drafts()),
             config.curation.quotas,
@@ -172,7 +177,7 @@ class _Plan:
             assemble.order(chosen, left, seed=config.seed, records_per_shard=config.shards.records_per_shard),
             before.files(),
             folder,
-            directory,
+            self._local / SHARDS,
             folders=self._pictures(),
             section=config.shards.to_dict(),
             spread=config.files,

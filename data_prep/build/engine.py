@@ -200,6 +200,8 @@ class _Ask(beam.DoFn):
         ended: list[Draft | SetAside] = [draft for draft in batch if not asking.step.asks_for(draft)]
         asked = cached = 0
         for attempt in (0, 1):
+            if not waiting:
+                break
             requests = []
             for draft in waiting:
                 request = self._request(draft, attempt)
@@ -211,8 +213,6 @@ class _Ask(beam.DoFn):
                 waiting.append(draft) if outcome is None else ended.append(outcome)
             asked += len(requests)
             cached += sum(isinstance(result, Answer) and result.cached for result in results)
-            if not waiting:
-                break
         ended += [asking.step.set_aside(draft, "twice an answer other than asked for") for draft in waiting]
         aside = [entry for entry in ended if isinstance(entry, SetAside)]
         self._process.progress.add(len(batch), asked=asked, cached=cached, aside=len(aside))

@@ -70,14 +70,16 @@ class StepFolder:
                 )
         return True
 
-    def clear(self) -> bool:
-        """Removes what a step that was ended left here; whether there was anything."""
+    def clear(self) -> None:
+        """Removes what a step that was ended left here."""
         from apache_beam.io.filesystems import FileSystems
 
-        begun = bool(self.match("*"))
-        if begun:
-            FileSystems.delete([self.path])
-        return begun
+        if self.begun():
+            FileSystems.delete(self.match("*"))
+
+    def begun(self) -> bool:
+        """Whether the step, whole or not, has written anything."""
+        return bool(self.match("*"))
 
     def finish(self, inputs: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
         """Marks the step as whole."""

@@ -14,6 +14,7 @@ from builds import SINGLE, aside, drafts
 
 from data_prep.build.build import build
 from data_prep.build.curation import has_aha
+from data_prep.digit_scenes.demo import SHIPPED_POLICY
 from data_prep.sources.published import PUBLISHED
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing import shards
@@ -113,12 +114,11 @@ def test_every_record_can_be_trained_on(finished, policy, split):
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory):
-    """How the tiny policy reads records."""
+    """How the demo's policy reads records."""
     folder = tmp_path_factory.mktemp("policy")
-    tiny.write_policy(folder / "policy")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLAA_JAX_CACHE", str(folder / "cache"))
-        yield settings.load_encoder(tiny.config("sft", folder))
+        patch.setenv("VLAA_JAX_CACHE", str(folder))
+        yield settings.load_encoder(tiny.config("sft", folder, model__checkpoint=str(SHIPPED_POLICY)))
 
 
 def test_the_report_says_what_became_of_all(finished):

@@ -1,4 +1,4 @@
-"""SFT and GRPO train from the shards of a build."""
+"""SFT and GRPO train the demo's policy from the shards of a build."""
 
 import builds
 import loopback
@@ -7,6 +7,7 @@ import source_fixtures
 import tiny
 
 from data_prep.build.build import build
+from data_prep.digit_scenes.demo import SHIPPED_POLICY
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
 from vlaa_jax.training.sft_task import SFTTask
@@ -27,9 +28,8 @@ GRPO = CHANGES | {"updates__row_buckets": (1664,)}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A tiny `policy` beside the `shards` of a build."""
+    """Of a build."""
     folder = tmp_path_factory.mktemp("training")
-    tiny.write_policy(folder / "policy")
     folders = source_fixtures.write_all(folder / "sources")
     with loopback.Endpoint() as endpoint:
         build(builds.config(folders, endpoint.base_url), str(folder), options=builds.SINGLE)
@@ -40,7 +40,9 @@ def folder(tmp_path_factory):
 
 def config(task, folder, **changes):
     split = {"sft": "sft", "grpo": "rl"}[task]
-    return tiny.config(task, folder, data__train=f"{folder}/shards:{split}", **changes)
+    return tiny.config(
+        task, folder, model__checkpoint=str(SHIPPED_POLICY), data__train=f"{folder}/shards:{split}", **changes
+    )
 
 
 def test_a_step_of_sft(folder):
