@@ -5,12 +5,11 @@ import json
 import shutil
 from types import SimpleNamespace
 
-import builds
 import loopback
 import pytest
 import source_fixtures
 import tiny
-from builds import SINGLE, aside, drafts
+from outcomes import SINGLE, aside, config, contents, drafts
 
 from data_prep.build.build import build
 from data_prep.build.curation import has_aha
@@ -37,7 +36,7 @@ def finished(tmp_path_factory, folders):
     """A build from all nine sources, whose endpoint fails now and then; to be read only."""
     out = tmp_path_factory.mktemp("build") / "out"
     with loopback.Endpoint(loopback.faulty(0.15, seed=0)) as endpoint:
-        text = build(builds.config(folders, endpoint.base_url), str(out))
+        text = build(config(folders, endpoint.base_url), str(out))
         yield SimpleNamespace(out=out, text=text, endpoint=endpoint)
 
 
@@ -136,16 +135,16 @@ def test_the_report_says_what_became_of_all(finished):
 
 
 def test_a_finished_build_asks_nothing(finished, folders):
-    before, requests = builds.contents(finished.out), finished.endpoint.requests
-    text = build(builds.config(folders, finished.endpoint.base_url), str(finished.out))
+    before, requests = contents(finished.out), finished.endpoint.requests
+    text = build(config(folders, finished.endpoint.base_url), str(finished.out))
     assert text == f"{finished.text}\n\nThese steps were done already; nothing was asked."
-    assert builds.contents(finished.out) == before and finished.endpoint.requests == requests
+    assert contents(finished.out) == before and finished.endpoint.requests == requests
 
 
 def test_another_config_is_refused_by_its_field(finished, folders, tmp_path):
     prompt = tmp_path / "verify.txt"
     prompt.write_text("{gold} {answer}")
-    before = builds.contents(finished.out)
+    before = contents(finished.out)
     for changes, field in [
         ({"seed": 1}, "config.seed is 1, but .*1_collect was made with 0"),
         ({"rewrite__drift": 20}, "config.rewrite.drift is 20, but .*4_rewrite was made with 15"),
@@ -155,21 +154,21 @@ def test_another_config_is_refused_by_its_field(finished, folders, tmp_path):
         ({"sources__vg__folder": ""}, "config.sources.vg.folder is None"),
     ]:
         with pytest.raises(InputError, match=field):
-            build(builds.config(folders, finished.endpoint.base_url, **changes), str(finished.out))
-    assert builds.contents(finished.out) == before
+            build(config(folders, finished.endpoint.base_url, **changes), str(finished.out))
+    assert contents(finished.out) == before
     # What no answer depends on may change.
-    build(builds.config(folders, "http://127.0.0.1:9/v1", caption__concurrency=2, files=7), str(finished.out))
+    build(config(folders, "http://127.0.0.1:9/v1", caption__concurrency=2, files=7), str(finished.out))
 
 
 def test_any_parallelism_and_any_number_of_commands_give_the_same_bytes(finished, folders, tmp_path):
     out = str(tmp_path / "out")
     # The endpoint is not there: all answers are in the cache.
-    config = builds.config(folders, "http://127.0.0.1:9/v1", cache=str(finished.out / "cache"))
+    made = config(folders, "http://127.0.0.1:9/v1", cache=str(finished.out / "cache"))
     with pytest.raises(InputError, match="step 3 needs step 2, which is not done"):
-        build(config, out, steps=[1, 3])
+        build(made, out, steps=[1, 3])
     for number in range(1, 7):
-        build(config, out, steps=[number], options=SINGLE)
-    assert builds.contents(tmp_path / "out") == builds.contents(finished.out)
+        build(made, out, steps=[number], options=SINGLE)
+    assert contents(tmp_path / "out") == contents(finished.out)
 
 
 def test_a_picture_that_went_is_missed_in_the_shards_alone(finished, folders, tmp_path):
@@ -180,7 +179,7 @@ def test_a_picture_that_went_is_missed_in_the_shards_alone(finished, folders, tm
     path = folders["vizwiz"] / record.metadata["image"]
     path.rename(path.with_suffix(".away"))
     try:
-        build(builds.config(folders, finished.endpoint.base_url), str(tmp_path / "out"), options=SINGLE)
+        build(config(folders, finished.endpoint.base_url), str(tmp_path / "out"), options=SINGLE)
     finally:
         path.with_suffix(".away").rename(path)
     (lost,) = aside(tmp_path / "out", "6_curate").values()
@@ -193,13 +192,13 @@ def test_a_picture_that_went_is_missed_in_the_shards_alone(finished, folders, tm
 
 def test_a_last_step_that_was_ended_begins_again(finished, folders, tmp_path):
     shutil.copytree(finished.out, tmp_path / "out")
-    config = builds.config(folders, finished.endpoint.base_url)
+    made = config(folders, finished.endpoint.base_url)
     (tmp_path / "out" / "steps" / "6_curate" / "step.json").unlink()
     (tmp_path / "out" / ".shards.0123abcd").mkdir()
-    build(config, str(tmp_path / "out"), options=SINGLE)
-    assert builds.contents(tmp_path / "out") == builds.contents(finished.out)
+    build(made, str(tmp_path / "out"), options=SINGLE)
+    assert contents(tmp_path / "out") == contents(finished.out)
     assert not list((tmp_path / "out").glob(".shards*"))
     # Shards that no step of this build has begun are somebody's.
     shutil.rmtree(tmp_path / "out" / "steps" / "6_curate")
     with pytest.raises(InputError, match="shards exists already"):
-        build(config, str(tmp_path / "out"), options=SINGLE)
+        build(made, str(tmp_path / "out"), options=SINGLE)

@@ -1,5 +1,6 @@
 """The command, in a process of its own: help, wrong flags, and kills at any moment."""
 
+import dataclasses
 import os
 import random
 import signal
@@ -11,14 +12,15 @@ import builds
 import loopback
 import pytest
 import source_fixtures
-from builds import SINGLE
+from outcomes import SINGLE, config, contents
 
 from data_prep.build.build import build
 
 
 def start(*arguments: str) -> subprocess.Popen:
-    line = [sys.executable, "-m", "data_prep", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=builds.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, *arguments], cwd=builds.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -28,7 +30,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 
 def test_help():
-    code, text, _ = run("build", "--help")
+    code, text, _ = run("-m", "data_prep", "build", "--help")
     assert code == 0
     for words in ("1 collect", "6 curate", "--config.budget=200", "--runner=FlinkRunner"):
         assert words in text
@@ -51,7 +53,7 @@ def test_help():
     ],
 )
 def test_wrong_flags(tmp_path, arguments, sentence):
-    code, out, error = run("build", f"--out={tmp_path / 'out'}", *arguments)
+    code, out, error = run("-m", "data_prep", "build", f"--out={tmp_path / 'out'}", *arguments)
     assert (code, out) == (2, "") and error.startswith("error: ") and sentence in error and "Traceback" not in error
     assert not (tmp_path / "out").exists()
 
@@ -63,10 +65,10 @@ def killed_build(tmp_path, *, kills: int, seconds: float, seed: int, sources: tu
     draw = random.Random(seed)
 
     def slow(request, number):
-        return loopback.dataclasses.replace(loopback.answer(request, number), seconds=0.02)
+        return dataclasses.replace(loopback.answer(request, number), seconds=0.02)
 
     with loopback.Endpoint(slow) as endpoint:
-        changes = {f"{step}__concurrency": 2 for step in builds.MODELS}
+        changes = {f"{step}__concurrency": 2 for step in builds.MODELS} | {"files": 3, "shards__records_per_shard": 8}
         arguments = builds.command(folders, endpoint.base_url, tmp_path / "out", **changes)
         for _ in range(kills):
             process = start(*arguments)
@@ -78,13 +80,20 @@ def killed_build(tmp_path, *, kills: int, seconds: float, seed: int, sources: tu
         assert f"{tmp_path}/out/shards" in out
         stored = sum(len(files) for _, _, files in os.walk(tmp_path / "out" / "cache"))
         assert endpoint.requests <= stored + kills * 2
-        config = builds.config(folders, "http://127.0.0.1:9/v1", cache=str(tmp_path / "out" / "cache"), **changes)
-        build(config, str(tmp_path / "alone"), options=SINGLE)
-    assert builds.contents(tmp_path / "alone") == builds.contents(tmp_path / "out")
+        made = config(folders, "http://127.0.0.1:9/v1", cache=str(tmp_path / "out" / "cache"), **changes)
+        build(made, str(tmp_path / "alone"), options=SINGLE)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "out")
 
 
 def test_a_killed_build_goes_on(tmp_path):
     killed_build(tmp_path, kills=1, seconds=6, seed=0, sources=("vizwiz", "geoqa170k"))
+
+
+def test_the_demo(tmp_path):
+    code, out, error = run("tests/build_demo.py", f"--out={tmp_path / 'out'}")
+    assert code == 0, error
+    assert "python -m data_prep build" in out and "Questions after each step" in out
+    assert contents(tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -6,11 +6,10 @@ import json
 import re
 import tarfile
 
-import builds
 import loopback
 import pytest
 import source_fixtures
-from builds import SINGLE, aside, drafts
+from outcomes import SINGLE, aside, config, drafts
 from PIL import Image
 
 from data_prep import pictures
@@ -46,7 +45,7 @@ def test_a_bad_answer_costs_one_question(folders, tmp_path):
 
     with loopback.Endpoint(reply) as endpoint:
         changes = {"distil__retries": 1, "distil__timeout": 1.0, "most_unanswered": 0.7}
-        build(builds.config(folders, endpoint.base_url, **changes), str(tmp_path), steps=[1, 2, 3], options=SINGLE)
+        build(config(folders, endpoint.base_url, **changes), str(tmp_path), steps=[1, 2, 3], options=SINGLE)
     lost = aside(tmp_path, "3_distil")
     assert len(lost) == len(faults) and len(drafts(tmp_path, "3_distil")) == 1
     reasons = collections.Counter(entry["reason"] for entry in lost.values())
@@ -79,7 +78,7 @@ def test_a_verifier_that_is_not_clear_is_asked_once_more(folders, tmp_path):
         return loopback.completion(request, say[seen[request["messages"][-1]["content"]] - 1])
 
     with loopback.Endpoint(reply) as endpoint:
-        build(builds.config(folders, endpoint.base_url), str(tmp_path), steps=range(1, 6), options=SINGLE)
+        build(config(folders, endpoint.base_url), str(tmp_path), steps=range(1, 6), options=SINGLE)
     reasons = [entry["reason"] for entry in aside(tmp_path, "5_verify").values()]
     assert reasons == ["twice an answer other than asked for"]
     assert sorted(seen.values(), reverse=True)[:2] == [2, 2] and max(list(seen.values())[2:]) == 1
@@ -91,8 +90,8 @@ def test_the_budget_stops_the_build_and_a_larger_one_goes_on(folders, tmp_path):
     with loopback.Endpoint() as endpoint:
 
         def run(budget):
-            config = builds.config(folders, endpoint.base_url, budget=budget, **prices)
-            return build(config, str(tmp_path), steps=[1, 2], options=SINGLE)
+            made = config(folders, endpoint.base_url, budget=budget, **prices)
+            return build(made, str(tmp_path), steps=[1, 2], options=SINGLE)
 
         with pytest.raises(InputError, match=r"the budget of 0\.0125 is used up: "):
             run(0.0125)  # the worst case of an answer is 0.01, and about 0.002 is paid
@@ -108,7 +107,7 @@ def test_the_budget_stops_the_build_and_a_larger_one_goes_on(folders, tmp_path):
 def test_a_wrong_key_stops_the_build(folders, tmp_path):
     with loopback.Endpoint(lambda request, number: loopback.failed(401)) as endpoint:
         with pytest.raises(InputError, match=r"stage caption: model captioner at .* \(401\)"):
-            build(builds.config(folders, endpoint.base_url), str(tmp_path), steps=[1, 2], options=SINGLE)
+            build(config(folders, endpoint.base_url), str(tmp_path), steps=[1, 2], options=SINGLE)
     assert not (tmp_path / "steps" / "2_caption" / "step.json").exists()
 
 
@@ -116,11 +115,11 @@ def test_a_step_does_not_end_while_its_model_is_away(folders, tmp_path):
     away = True
     with loopback.Endpoint() as endpoint:
         endpoint.reply = lambda request, number: loopback.failed(503) if away else loopback.answer(request)
-        config = builds.config(folders, endpoint.base_url, caption__retries=0)
+        made = config(folders, endpoint.base_url, caption__retries=0)
         with pytest.raises(InputError, match=r"step 2: 4 of 8 questions got no answer .*asks them again"):
-            build(config, str(tmp_path), steps=[1, 2], options=SINGLE)
+            build(made, str(tmp_path), steps=[1, 2], options=SINGLE)
         away = False
-        build(config, str(tmp_path), steps=[2], options=SINGLE)
+        build(made, str(tmp_path), steps=[2], options=SINGLE)
     assert len(drafts(tmp_path, "2_caption")) == 8
 
 
@@ -133,17 +132,17 @@ def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
         ({"local": "gs://bucket/x"}, "config.local: expected a folder on a disk"),
     ]:
         with pytest.raises(InputError, match=sentence):
-            build(builds.config(folders, "http://127.0.0.1:9/v1", **changes), str(tmp_path))
+            build(config(folders, "http://127.0.0.1:9/v1", **changes), str(tmp_path))
     with pytest.raises(InputError, match="no source has a folder"):
-        build(builds.config({}, "http://127.0.0.1:9/v1"), str(tmp_path))
+        build(config({}, "http://127.0.0.1:9/v1"), str(tmp_path))
     assert not (tmp_path / "steps").exists()
 
 
 def test_a_source_of_another_form_stops_the_build(tmp_path):
     (tmp_path / "arxivqa").mkdir()
-    config = builds.config({"arxivqa": tmp_path / "arxivqa"}, "http://127.0.0.1:9/v1")
+    made = config({"arxivqa": tmp_path / "arxivqa"}, "http://127.0.0.1:9/v1")
     with pytest.raises(InputError, match=r"source arxivqa: .*has none of arxivqa"):
-        build(config, str(tmp_path / "out"), steps=[1], options=SINGLE)
+        build(made, str(tmp_path / "out"), steps=[1], options=SINGLE)
     assert not (tmp_path / "out" / "steps" / "1_collect" / "step.json").exists()
 
 
@@ -190,8 +189,8 @@ def hostile(folder):
 def test_hostile_pictures_and_texts_cost_one_question_each(tmp_path):
     expected = hostile(tmp_path / "arxivqa")
     with loopback.Endpoint() as endpoint:
-        config = builds.config({"arxivqa": tmp_path / "arxivqa"}, endpoint.base_url)
-        build(config, str(tmp_path / "out"), steps=[1], options=SINGLE)
+        made = config({"arxivqa": tmp_path / "arxivqa"}, endpoint.base_url)
+        build(made, str(tmp_path / "out"), steps=[1], options=SINGLE)
     assert len(drafts(tmp_path / "out", "1_collect")) == 2
     reasons = [entry["reason"] for entry in aside(tmp_path / "out", "1_collect").values()]
     assert len(reasons) == len(expected)

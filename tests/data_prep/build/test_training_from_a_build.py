@@ -1,10 +1,10 @@
 """SFT and GRPO train the demo's policy from the shards of a build."""
 
-import builds
 import loopback
 import pytest
 import source_fixtures
 import tiny
+from outcomes import SINGLE, config
 
 from data_prep.build.build import build
 from data_prep.digit_scenes.demo import SHIPPED_POLICY
@@ -32,13 +32,13 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("training")
     folders = source_fixtures.write_all(folder / "sources")
     with loopback.Endpoint() as endpoint:
-        build(builds.config(folders, endpoint.base_url), str(folder), options=builds.SINGLE)
+        build(config(folders, endpoint.base_url), str(folder), options=SINGLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLAA_JAX_CACHE", str(folder / "programs"))
         yield folder
 
 
-def config(task, folder, **changes):
+def run_config(task, folder, **changes):
     split = {"sft": "sft", "grpo": "rl"}[task]
     return tiny.config(
         task, folder, model__checkpoint=str(SHIPPED_POLICY), data__train=f"{folder}/shards:{split}", **changes
@@ -46,14 +46,14 @@ def config(task, folder, **changes):
 
 
 def test_a_step_of_sft(folder):
-    task = SFTTask(config("sft", folder, **SFT))
+    task = SFTTask(run_config("sft", folder, **SFT))
     task.begin()
     report = task.step(1, Clock(), lambda: None)
     assert 0 < report.metrics["loss"] < 20
 
 
 def test_a_step_of_grpo(folder):
-    task = GRPOTask(config("grpo", folder, **GRPO))
+    task = GRPOTask(run_config("grpo", folder, **GRPO))
     task.begin()
     report = task.step(1, Clock(), lambda: None)
     assert report.samples and 0 <= report.metrics["reward"] <= 1

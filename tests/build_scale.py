@@ -1,12 +1,13 @@
 """How fast a build is, and how much memory it takes, when its models answer at once.
 
-python tests/data_prep/build/scale.py --records=2000
+python tests/build_scale.py --records=2000
 
 Draws pictures of 448x448 in ArxivQA's layout, serves the four models from a process of its own and builds in another;
 prints records a second of each step and of the whole, and the builder's peak memory. On 200,000 records it takes hours.
 """
 
 import argparse
+import dataclasses
 import io
 import json
 import os
@@ -20,11 +21,10 @@ import tempfile
 import time
 
 import builds
+import loopback
 import numpy as np
 import tqdm
 from PIL import Image
-
-LOOPBACK = builds.ROOT / "tests" / "loopback.py"
 
 
 def main() -> None:
@@ -32,8 +32,11 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=2000, help="pictures, one question each, default %(default)s")
     parser.add_argument("--folder", type=pathlib.Path, help="to work in; default: a temporary one, removed at the end")
     parser.add_argument("--concurrency", type=int, default=16, help="requests in flight, default %(default)s")
+    parser.add_argument("--serve", action="store_true", help="serve the models, and nothing else")
     parser.add_argument("--seconds", type=float, default=0.0, help="that the endpoint takes for an answer")
     options = parser.parse_args()
+    if options.serve:
+        serve(options.seconds)
     folder = options.folder or pathlib.Path(tempfile.mkdtemp())
     try:
         if not (folder / "arxivqa" / "arxivqa.jsonl").exists():
@@ -42,6 +45,21 @@ def main() -> None:
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
+
+
+def serve(seconds: float) -> None:
+    """The models on loopback; every reasoning is another one, so that nothing comes from the cache."""
+
+    def reply(request: dict, number: int) -> loopback.Reply:
+        answer = loopback.answer(request, number)
+        if "reasoner" in request["model"]:
+            text = json.loads(answer.body)["choices"][0]["message"]["content"]
+            answer = loopback.completion(request, f"{text} This is number {loopback.read(request)[2].hex()}.")
+        return dataclasses.replace(answer, seconds=seconds)
+
+    endpoint = loopback.Endpoint(reply)
+    print(endpoint.base_url, flush=True)
+    endpoint.serve()
 
 
 def draw(folder: pathlib.Path, records: int) -> None:
@@ -62,19 +80,17 @@ def draw(folder: pathlib.Path, records: int) -> None:
 
 
 def measure(folder: pathlib.Path, options: argparse.Namespace) -> None:
-    serve = [sys.executable, str(LOOPBACK), f"--seconds={options.seconds}"]
-    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as endpoint:
+    served = [sys.executable, __file__, "--serve", f"--seconds={options.seconds}"]
+    with subprocess.Popen(served, stdout=subprocess.PIPE, text=True) as endpoint:
         try:
             changes = {f"{step}__concurrency": options.concurrency for step in builds.MODELS}
-            changes |= {"sources__arxivqa__limit": 0, "files": 16, "shards__records_per_shard": 4096}
+            changes |= {"sources__arxivqa__limit": 0}
             changes |= {"curation__quotas__arxivqa__rl": 10**9, "curation__quotas__arxivqa__sft": 10**9}
             arguments = builds.command(
                 {"arxivqa": folder / "arxivqa"}, endpoint.stdout.readline().strip(), folder / "out", **changes
             )
             begin = time.monotonic()
-            builder = subprocess.Popen(
-                [sys.executable, "-m", "data_prep", *arguments], cwd=builds.ROOT, stderr=subprocess.PIPE, text=True
-            )
+            builder = subprocess.Popen([sys.executable, *arguments], cwd=builds.ROOT, stderr=subprocess.PIPE, text=True)
             seconds = watch(builder)
         finally:
             endpoint.kill()
