@@ -118,7 +118,7 @@ print(json.dumps([rows, sizes, builder.info.full_name, "tensorflow" in sys.modul
 
 def test_reading_needs_no_tensorflow(tmp_path):
     write(tmp_path / "data")
-    script = "import sys\nfrom vlaa_jax.processing.records import RecordSource\n"
+    script = "import sys\nfrom vlaa_jax.processing.shards import RecordSource\n"
     script += "print(RecordSource(sys.argv[1])[0].id, 'tensorflow' in sys.modules)"
     output = subprocess.check_output([sys.executable, "-c", script, str(tmp_path / "data")], text=True)
     assert output == "first False\n"

@@ -88,7 +88,7 @@ class Schema(Generic[Kind]):
     """How the records of one kind are stored. Pickles."""
 
     def __init__(self, kind: type[Kind]):
-        """Looks everything up at once: parts of TFDS are imported when used, and threads that do so wait for each other.
+        """Looks all up at once: parts of TFDS are imported when used, and threads that do so wait for each other.
 
         Args:
           kind: `Record` or `ProcessRecord`.

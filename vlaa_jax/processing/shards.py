@@ -1,8 +1,8 @@
 """Data sets as directories of ArrayRecord shards, with random access to their records.
 
 TFDS metadata (`features.json`, `dataset_info.json`) stands beside the shards, so `tfds.builder_from_directory` reads
-them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records, the
-bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
+them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records,
+the bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ import numpy as np
 
 from vlaa_jax import storage
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record
+from vlaa_jax.processing.records import Kind, Record, Schema, check_record
 
 MANIFEST = "manifest.json"
 RECORDS_PER_SHARD = 4096
@@ -175,9 +175,7 @@ def finish(
             del entry["number"]
             manifest[path.name] = entry
         lengths, size = [shard.records for shard in own], sum(shard.bytes for shard in own)
-        infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
-        )
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=Schema(kind).features(),
