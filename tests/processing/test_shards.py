@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Record
-from vlaa_jax.processing.shards import RecordSource, verify, write_records
+from vlaa_jax.processing.records import ProcessRecord, Record
+from vlaa_jax.processing.shards import RecordSource, open_split, read_splits, verify, write_records
 
 pytestmark = pytest.mark.quick
 
@@ -39,6 +39,13 @@ RECORDS = [
     ),
     Record(id="second", images=(), question="1 + 1?", answer="2", verifier="digit"),
     Record("third", (picture((1, 1), "red"),), "Box?", "[0,0,1,1]", "iou", box_space="pixels"),
+]
+
+
+JUDGED = [
+    ProcessRecord("q1/0", (picture((5, 4), "red"),), "How many?", "Step 1: größer", 0.25),
+    ProcessRecord("q1/1", (picture((5, 4), "red"),), "How many?", "Step 1: größer\nStep 2: 3", 1),
+    ProcessRecord("q2/0", (), "1 + 1?", "Step 1: 3", 0),
 ]
 
 
@@ -88,6 +95,62 @@ def test_any_record_comes_back(tmp_path_factory, written):
     directory = tmp_path_factory.mktemp("any") / "data"
     write(directory, {"train": written}, records_per_shard=2)
     assert list(RecordSource(directory)) == written
+
+
+judged = st.builds(
+    ProcessRecord,
+    id=st.uuids().map(str),
+    images=st.lists(st.binary(max_size=40), max_size=3).map(tuple),
+    question=texts,
+    process=texts,
+    value=st.floats(0, 1, width=32),
+)
+
+
+@hypothesis.given(st.lists(judged, min_size=1, max_size=5, unique_by=lambda record: record.id))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_any_process_record_comes_back(tmp_path_factory, written):
+    directory = tmp_path_factory.mktemp("any") / "data"
+    write(directory, {"train": written}, kind=ProcessRecord, records_per_shard=2)
+    assert list(RecordSource(directory, ProcessRecord)) == written
+
+
+def test_process_records(tmp_path):
+    write(tmp_path / "data", {"train": JUDGED, "test": JUDGED[:1]}, kind=ProcessRecord)
+    source = RecordSource(tmp_path / "data", ProcessRecord)
+    assert list(source) == JUDGED
+    assert pickle.loads(pickle.dumps(source))[1] == JUDGED[1]
+    assert read_splits(tmp_path / "data") == {"test": [1], "train": [3]}
+    assert list(open_split(f"{tmp_path}/data:test")) == JUDGED[:1]
+    write(tmp_path / "examples")
+    assert list(open_split(tmp_path / "examples")) == RECORDS
+    refused(lambda: RecordSource(tmp_path / "data")[0], "a record with the fields id, images, process", "Record has")
+    refused(lambda: RecordSource(tmp_path / "examples", ProcessRecord)[0], "where a ProcessRecord has id, images")
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, float("nan"), float("inf")])
+def test_a_value_out_of_range_is_refused(tmp_path, value):
+    bad = ProcessRecord("q1/7", (), "?", "Step 1", value)
+    refused(lambda: write(tmp_path / "data", {"train": [bad]}, kind=ProcessRecord), "record q1/7", "between 0 and 1")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tfds_reads_process_records(tmp_path):
+    write(tmp_path / "data", {"train": JUDGED}, kind=ProcessRecord)
+    script = """
+import json, sys, tensorflow_datasets as tfds
+builder = tfds.builder_from_directory(sys.argv[1])
+rows = [
+    [row["id"].decode(), [image.hex() for image in row["images"]], row["question"].decode(), row["process"].decode(),
+     float(row["value"])]
+    for row in builder.as_data_source("train")
+]
+print(json.dumps([rows, builder.info.splits["train"].num_examples, sorted(builder.info.features)]))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "data")]
+    rows, count, features = json.loads(subprocess.check_output(command))
+    assert rows == [[r.id, [i.hex() for i in r.images], r.question, r.process, r.value] for r in JUDGED]
+    assert (count, features) == (3, ["id", "images", "process", "question", "value"])
 
 
 def test_tfds_reads_the_same_without_tensorflow(tmp_path):
