@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from data_prep.drafts import Draft, SetAside
-from data_prep.golds import repair_letters
+from data_prep.golds import repair_digit, repair_letters
 from data_prep.sources.entries import Entry, read_json, read_tables
 from data_prep.sources.reading import name_part, only_turn, read_entries, text
 from vlaa_jax.errors import InputError
@@ -40,15 +40,16 @@ def read_clevr_math(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
 
     def to_draft(entry: Entry, name: str) -> Draft:
         question, answer = only_turn(entry.fields["conversations"])
+        gold = repair_digit(answer)
         return Draft(
             id=name,
             source="clevr_math",
             image=entry.fields["image"],
             question=_bare_question(question),
-            gold=answer.removeprefix("The answer is").strip().removesuffix("."),
+            gold=gold.text,
             verifier="digit",
             context=scenes.get(_scene_name(entry), ""),
-            metadata={"origin": entry.place},
+            metadata={"origin": entry.place, "repairs": list(gold.repairs)},
         )
 
     yield from read_entries("clevr_math", _rows(folder, "CLEVR-Math(MathV360K)"), _FIELDS, identify, to_draft)
