@@ -205,6 +205,27 @@ def test_a_hostile_row_costs_itself(source, table, tmp_path):
     assert isinstance(results[4], Draft)
 
 
+@pytest.mark.parametrize(
+    ("question", "solution", "reason"),
+    [
+        ("How long?\nChoices:\nB: 2\nA: 1", "Answer:A", "options out of order"),
+        ("How long?\nChoices:\nA: 1\nC: 2", "Answer:A", "options out of order"),
+        ("How long?\nChoices:\nA: 1\nor 2", "Answer:A", "options out of order"),
+        ("How long? A: 1, B: 2", "Answer:A", "no options"),
+        ("How long?\nChoices:\nA: 1\nB: 2", "Answer:C", "unreadable gold"),
+        ("How long?\nChoices:\nA: 1\nB: 2", "It is 1, as Answer: says.", "unreadable gold"),
+        ("How long?\n Choices: \n\n A: 1 \n B: 2", "(b)", ""),
+    ],
+)
+def test_what_a_geometry_question_is_set_aside_for(tmp_path, question, solution, reason):
+    conversations = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": solution}]
+    row = {"id": "1", "image": "1.png", "conversations": conversations}
+    source_fixtures.write_table(tmp_path / "a.parquet", [row], [source_fixtures.picture("1", "PNG")])
+    (result,) = read_source("geoqa170k", tmp_path)
+    assert isinstance(result, SetAside if reason else Draft)
+    assert result.reason.startswith(reason) if reason else (result.gold, result.choices) == ("B", ("1", "2"))
+
+
 def places(value, path=()):
     """Paths to everything inside a JSON value."""
     yield path

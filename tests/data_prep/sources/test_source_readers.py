@@ -274,7 +274,8 @@ REASONS = {
         ),
         (
             "clevr_math-CLEVR_train_000777.png",
-            f"unreadable gold: gold answer 'The answer is one' is not one integer, as the digit verifier expects ({CLEVR}, row 5)",
+            "unreadable gold: gold answer 'The answer is one' is not one integer, as the digit verifier expects "
+            f"({CLEVR}, row 5)",
         ),
     ],
     "geoqa170k": [
