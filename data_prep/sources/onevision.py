@@ -10,6 +10,7 @@ instructions that its pictures were made from, which the paper passes to the cap
 
 import pathlib
 import re
+import string
 from collections.abc import Iterator
 
 from data_prep.drafts import Draft, SetAside
@@ -103,7 +104,7 @@ def _choices(question: str) -> tuple[str, ...]:
     if len(options) != 1:
         raise InputError("no options: the question has no one line `Choices:` with options below")
     found = [_OPTION.fullmatch(line.strip()) for line in options[0].strip().splitlines()]
-    if not all(found) or "".join(option[1] for option in found) != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]:
+    if not all(found) or "".join(option[1] for option in found) != string.ascii_uppercase[: len(found)]:
         raise InputError("options out of order: expected lines `A: ...`, `B: ...` and so on")
     return tuple(option[2] for option in found)
 
