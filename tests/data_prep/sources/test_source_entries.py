@@ -74,11 +74,19 @@ def rewritten(folders, source, changed, target):
 @SHARED_FOLDER
 @hypothesis.given(values=OBJECTS, key=st.sampled_from(["", "data"]), indent=st.sampled_from([None, 1]))
 def test_an_array_is_read_as_the_json_module_reads_it(tmp_path, small_pieces, values, key, indent):
-    content = json.dumps({"version": 123456789, key: values, "end": 1} if key else values, indent=indent)
+    content = json.dumps({"version": [1.5, {}], key: values, "end": 1} if key else values, indent=indent)
     path = tmp_path / "array.json"
     path.write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert repr([entry.fields for entry in read_json(path, key)]) == repr(json.loads(content)[key] if key else values)
     assert [entry.place for entry in read_json(path, key)] == [f"array.json:{key}[{n}]" for n in range(len(values))]
+
+
+def test_a_number_may_end_in_another_piece(tmp_path, small_pieces):
+    """Whatever stands before it."""
+    path = tmp_path / "array.json"
+    for length in range(1, 30):
+        path.write_text(json.dumps({"v" * length: 123456, "data": [{"a": 1}]}))
+        assert [entry.fields for entry in read_json(path, "data")] == [{"a": 1}]
 
 
 @SHARED_FOLDER
