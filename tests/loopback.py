@@ -17,7 +17,6 @@ import hashlib
 import http.server
 import json
 import random
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -227,12 +226,11 @@ def _reasoning(digest: bytes) -> str:
 
 
 def _rewritten(prompt: str, digest: bytes) -> str:
-    """The trace in the prompt, which is all from its last think tag on, without the fence around it."""
-    start = max(prompt.rfind("<think>"), 0)
-    text = re.sub(r"\n\s*(```|\"\"\"|---|</\w+>)\s*\Z", "", prompt[start:].rstrip())
+    """The trace in the prompt: all from its last think tag on."""
+    text = prompt[max(prompt.rfind("<think>"), 0) :].rstrip()
     if digest[2] % 10 == 0:
         text += "\n\nIn other words, " + "what the image shows leads to exactly this answer and to no other, " * 2
-    return text.rstrip()
+    return text
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
