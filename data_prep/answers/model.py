@@ -1,7 +1,7 @@
 """The one interface of everything that answers a request."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 
@@ -32,10 +32,11 @@ class Answer:
 
     Attributes:
       text: of the answer.
-      prompt_tokens, completion_tokens: as the model counts them.
+      prompt_tokens, completion_tokens: as the model counts them; 0 where it does not say.
       cost: in the currency of the config's prices; 0 for one from the cache.
       cached: whether it was there already.
       truncated: whether `max_tokens` cut it.
+      model: that answered, as it names itself.
     """
 
     text: str
@@ -44,6 +45,7 @@ class Answer:
     cost: float = 0.0
     cached: bool = False
     truncated: bool = False
+    model: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,15 +59,31 @@ class Unanswered:
     reason: str
 
 
+Arrived = Callable[[int, Answer | Unanswered], None]
+
+
+def ignore(place: int, result: Answer | Unanswered) -> None:
+    """The `Arrived` of a caller who waits for all results."""
+
+
 class Model(Protocol):
-    """Answers batches. An endpoint asks many at once, the policy in process runs one batch through the sampler."""
+    """Answers batches. An endpoint asks many at once, the policy in process runs one batch through the sampler.
+
+    Attributes:
+      name: that answers are known by in the cache.
+    """
 
     name: str
 
-    def answer(self, requests: Sequence[Request]) -> list[Answer | Unanswered]:
+    def answer(self, requests: Sequence[Request], arrived: Arrived = ignore) -> list[Answer | Unanswered]:
         """One result a request, in their order.
 
+        Args:
+          requests: the batch.
+          arrived: called with place and result as each arrives, from any thread.
+
         Raises:
-          InputError: nothing that a retry heals: a wrong key, an unknown model, a budget that is used up.
+          InputError: nothing that a retry heals: a wrong key, an unknown model, a budget that is used up. What was
+            under way has arrived before.
         """
         ...
