@@ -2,19 +2,19 @@
 
 import argparse
 
-from data_prep import from_jsonl
+from data_prep import check, from_jsonl, leaks, show
 from data_prep.digit_scenes import command as digit_scenes
 from vlaa_jax.errors import run_command
 
 
-def main() -> None:
-    """Runs one command."""
+def main() -> int | None:
+    """Runs one command; its result is the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl):
+    for module in (digit_scenes, from_jsonl, show, check, leaks):
         module.add_command(commands)
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record
 
 MANIFEST = "manifest.json"
+FEATURES = "features.json"  # of TFDS
 RECORDS_PER_SHARD = 4096
 
 
@@ -175,9 +176,7 @@ def finish(
             del entry["number"]
             manifest[path.name] = entry
         lengths, size = [shard.records for shard in own], sum(shard.bytes for shard in own)
-        infos.append(
-            tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template)
-        )
+        infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
         features=Schema(kind).features(),
@@ -315,15 +314,51 @@ def _read_manifest(directory: pathlib.Path) -> dict[str, dict[str, Any]]:
         raise InputError(f"{path}: not a manifest of shards ({error!r})") from error
 
 
-def verify(directory: str | os.PathLike[str]) -> None:
-    """Compares every shard of a directory with its sha256 in the manifest.
+def open_split(location: str | os.PathLike[str]) -> RecordSource[Record] | RecordSource[ProcessRecord]:
+    """Opens a split of either kind; the features beside the shards say which.
 
     Raises:
-      InputError: a shard is missing or differs; names it.
+      InputError: as `RecordSource`, or the features are missing or those of no kind.
     """
+    directory, _ = _parse_location(os.fspath(location))
+    path = _local(directory, {FEATURES}) / FEATURES
+    try:
+        names = json.loads(path.read_bytes())["featuresDict"]["features"].keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: no description of features by TFDS ({error!r})") from None
+    for kind in (Record, ProcessRecord):
+        if names == {field.name for field in dataclasses.fields(kind)}:
+            return RecordSource(location, kind)
+    raise InputError(f"{path}: the fields {', '.join(sorted(names))} are neither a Record's nor a ProcessRecord's")
+
+
+def read_splits(directory: str | os.PathLike[str]) -> dict[str, list[int]]:
+    """Records of every shard, by split, as the manifest says.
+
+    Raises:
+      InputError: no such directory or manifest.
+    """
+    splits: dict[str, list[int]] = {}
+    for entry in _read_manifest(_local(os.fspath(directory), {MANIFEST})).values():
+        splits.setdefault(entry["split"], []).append(entry["records"])
+    return splits
+
+
+def damages(directory: str | os.PathLike[str]) -> Iterator[str]:
+    """Compares every shard of a directory with its sha256 in the manifest; a sentence for each that does not agree."""
     directory = pathlib.Path(directory)
     for name, entry in _read_manifest(directory).items():
         if not (directory / name).exists():
-            raise InputError(f"{directory / name}: the shard is missing")
-        if _sha256(directory / name) != entry["sha256"]:
-            raise InputError(f"{directory / name}: the content differs from its sha256 in {MANIFEST}")
+            yield f"{directory / name}: the shard is missing"
+        elif _sha256(directory / name) != entry["sha256"]:
+            yield f"{directory / name}: the content differs from its sha256 in {MANIFEST}"
+
+
+def verify(directory: str | os.PathLike[str]) -> None:
+    """As `damages`, for a directory that must be whole.
+
+    Raises:
+      InputError: a shard is missing or differs; names the first.
+    """
+    for damage in damages(directory):
+        raise InputError(damage)
