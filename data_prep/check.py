@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from data_prep.pictures import MAX_PIXELS
 from data_prep.progress import progress
@@ -217,8 +217,10 @@ def _look(encoded: bytes, *, whole: bool) -> tuple[int, int]:
 
     try:
         width, height = Image.open(io.BytesIO(encoded)).size
+    except UnidentifiedImageError:  # whose message names an address in memory
+        raise InputError("of no known format") from None
     except Exception as error:  # as in `images.decode`
-        raise InputError(f"undecodable image: {error}") from None
+        raise InputError(f"undecodable: {error}") from None
     if width * height > MAX_PIXELS:
         raise InputError(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     return read_size(encoded) if whole else (width, height)

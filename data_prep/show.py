@@ -105,13 +105,15 @@ def _as_text(record: Record | ProcessRecord) -> str:
     else:
         letters = zip(string.ascii_uppercase, record.choices, strict=False)
         rows |= {
-            "choices": "  ".join(f"{letter}. {text}" for letter, text in letters),
+            "choices": "; ".join(f"{letter}. {text}" for letter, text in letters),
             "answer": record.answer,
             "verifier": f"{record.verifier} {record.box_space}",
             "source": record.source,
             "trace": record.trace,
         } | {f"metadata.{name}": value for name, value in record.metadata.items()}
-    return "\n".join(f"  {_line(name):<10} {_line(value)}" for name, value in rows.items() if value not in ("", None))
+    lines = {_line(name): _line(value) for name, value in rows.items() if value not in ("", None)}
+    width = max(map(len, lines))
+    return "\n".join(f"  {name:<{width}}  {value}" for name, value in lines.items())
 
 
 def _line(value: Any) -> str:

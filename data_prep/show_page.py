@@ -28,10 +28,11 @@ _HIDDEN = re.compile(
 _STEP = re.compile(r"(?=\bStep \d+\s*[:.])")
 
 STYLE = """
-article { grid-template-columns: minmax(0, 2fr) minmax(0, 3fr); }
+article { grid-template-columns: minmax(0, 420px) minmax(0, 1fr); }
 article.plain { grid-template-columns: minmax(0, 1fr); }
-.pictures > svg { max-height: 640px; }
+.pictures > svg { max-height: 640px; background: var(--tint); }
 .pictures .note { margin: 0 0 12px; }
+.pictures > :last-child { margin-bottom: 0; }
 .id { display: flex; flex-wrap: wrap; align-items: center; gap: 4px 6px; }
 .id b { margin: 0; }
 .choices { list-style: none; margin: 0 0 8px; padding: 0; display: flex; flex-wrap: wrap; gap: 4px 20px; }
@@ -58,8 +59,6 @@ dd { margin: 0; overflow-wrap: anywhere; }
   article { grid-template-columns: minmax(0, 1fr); }
   .pictures { display: block; }
   .pictures > svg { width: 100%; max-height: 420px; }
-  dl { grid-template-columns: minmax(0, 1fr); gap: 0; }
-  dd { margin-bottom: 6px; }
 }
 """
 
@@ -143,7 +142,7 @@ def _record(record: Record) -> str:
         rows["box space"] = record.box_space
     for name in sorted(record.metadata, key=lambda name: (_STEPS.index(name) if name in _STEPS else 9, name)):
         value = record.metadata[name]
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = _flat(value)
         long = name in _STEPS or len(text) > _CELL or "\n" in text
         (texts if long else rows)[name] = text
     return (
@@ -191,6 +190,16 @@ def _fold(name: str, text: str, *, unfolded: bool) -> str:
         f"<details{is_open}><summary>{_text(name)} <small>{len(text):,} characters</small></summary>"
         f"<div class='text' dir='auto'>{_text(text)}</div></details>"
     )
+
+
+def _flat(value: Any) -> str:
+    """A text as it is, names and their texts or several texts in one line, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else [None]
+    if not all(isinstance(part, str) for part in parts):
+        return json.dumps(value, ensure_ascii=False)
+    return ", ".join(f"{name}: {text}" for name, text in value.items()) if isinstance(value, dict) else ", ".join(value)
 
 
 def _rows(rows: Mapping[str, Any]) -> str:

@@ -30,6 +30,7 @@ def html_page(title: str, summary_lines: Sequence[str], sections: Mapping[str, s
       style: rules beside those of all pages.
     """
     links = "".join(f"<a href='#{name.lower()}'>{name}</a>" for name in sections)
+    links = f"<nav>{links}</nav>" if len(sections) > 1 else ""
     bodies = "".join(
         f"<section id='{name.lower()}'><h2>{name}</h2>\n{body}\n</section>\n" for name, body in sections.items()
     )
@@ -38,7 +39,7 @@ def html_page(title: str, summary_lines: Sequence[str], sections: Mapping[str, s
         "<!doctype html>\n<html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style></head>\n"
-        f"<body><header><h1>{html.escape(title)}</h1>{summary}<nav>{links}</nav></header>\n<main>{bodies}</main></body></html>\n"
+        f"<body><header><h1>{html.escape(title)}</h1>{summary}{links}</header>\n<main>{bodies}</main></body></html>\n"
     )
 
 
