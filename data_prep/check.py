@@ -14,8 +14,7 @@ import io
 import os
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 from PIL import Image, UnidentifiedImageError
 
@@ -183,12 +182,14 @@ def _problems(record: Record | ProcessRecord, pool: MathPool | None) -> Iterator
     marks = record.question.count("<image>")
     if marks not in (0, len(record.images)):
         yield f"{marks} <image> marks for {len(record.images)} pictures; expected one each, or none"
-    yield from _complaint(record, check_record)
-    if isinstance(record, ProcessRecord):
-        if not record.process.strip():
-            yield "the process is blank"
-    elif record.verifier != "math" or pool is not None:
-        yield from _complaint(record, functools.partial(check_gold, pool=pool))
+    if isinstance(record, ProcessRecord) and not record.process.strip():
+        yield "the process is blank"
+    try:
+        check_record(record)
+        if isinstance(record, Record) and (record.verifier != "math" or pool is not None):
+            check_gold(record, pool=pool)
+    except InputError as error:
+        yield str(error).removeprefix(f"record {record.id}: ").removeprefix(f"record {record.id!r}: ")
     for number, encoded in enumerate(record.images):
         try:
             size = _look(encoded, whole=pool is not None)
@@ -197,14 +198,6 @@ def _problems(record: Record | ProcessRecord, pool: MathPool | None) -> Iterator
             continue
         if pool is not None and isinstance(record, Record) and _leaves_picture(record, number, size):
             yield f"the gold box {record.answer} leaves its picture of {size[0]} x {size[1]} pixels"
-
-
-def _complaint(record: Record | ProcessRecord, check: Callable[[Any], None]) -> Iterator[str]:
-    """What `check` has against a record, without the record's name."""
-    try:
-        check(record)
-    except InputError as error:
-        yield str(error).removeprefix(f"record {record.id}: ").removeprefix(f"record {record.id!r}: ")
 
 
 def _look(encoded: bytes, *, whole: bool) -> tuple[int, int]:

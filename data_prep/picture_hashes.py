@@ -4,10 +4,11 @@ The hash is dHash: the grey picture shrunk to 9 x 8 cells, one of 64 bits for ea
 brightness rises from left to right. Another encoding or size changes few bits, a mirror image or a crop many. It must
 rise by `_RISE`, since on an even ground the noise of JPEG would decide otherwise.
 
-Plots, scans and drawings on an empty ground share most of their bits though they differ. So near are two pictures only
-if their small grey copies correlate as well. Measured on drawn plots, pages, shapes, textures and digit scenes: the same
-picture at JPEG quality 50, at 0.9, 1.1 or half of its size correlates by 0.96 and more, of digit scenes 98 % and of all
-others every one lies within `DISTANCE`; different pictures within 10 bits correlate by 0.91 at most.
+Plots, scans and drawings on an empty ground share most of their bits though they differ. So two pictures are near only
+if their small grey copies correlate as well. Measured on drawn plots, pages, shapes, textures and digit scenes: at JPEG
+quality 50, or at 0.9, 1.1 or half of its size, a picture correlates with itself by 0.96 and more, and lies within
+`DISTANCE` (of the digit scenes 98 % do). Different pictures within 10 bits correlate by 0.91 at most, save curves that
+an eye hardly tells apart.
 """
 
 import hashlib

@@ -48,7 +48,7 @@ def _run(arguments: argparse.Namespace) -> None:
             arguments.data, [which, f"Fingerprint of the split: {source.fingerprint[:16]}."], records, values
         )
         arguments.html.write_text(written, encoding="utf-8")
-        print(f"{arguments.html}: {len(written) / 1e6:.1f} MB")
+        print(f"{arguments.html}: {len(written) / 1000:,.0f} kB")
 
 
 def draw(total: int, count: int, seed: int) -> list[int]:

@@ -21,7 +21,7 @@ from vlaa_jax.processing.shards import open_split, write_records
 pytestmark = pytest.mark.quick
 
 LONG = "In the triangle ABC shown in the figure, AB equals AC and angle A is 40 degrees. What is angle B?"
-OTHER = "A ladder of five metres leans on the wall as drawn here; its foot stands three metres away. How high does it reach?"
+OTHER = "A ladder of five metres leans on the wall as drawn; its foot stands three metres away. How high is its top?"
 
 
 def texture(seed, size=(96, 80)):
@@ -51,7 +51,8 @@ def plot(seed):
     draw.line((0, 60, 120, 60), fill="black")
     draw.line((60, 0, 60, 120), fill="black")
     x = np.linspace(-1, 1, 60)
-    y = np.sin(generator.uniform(1, 9) * x + generator.uniform(0, 6)) * generator.uniform(0.3, 1)
+    waves = [np.sin(generator.uniform(1, 15) * x + generator.uniform(0, 6)) for _ in range(3)]
+    y = sum(waves) / 3
     draw.line([(60 + 60 * a, 60 - 55 * b) for a, b in zip(x, y, strict=True)], fill="blue", width=3)
     return image
 
@@ -88,7 +89,7 @@ def test_the_same_picture_is_found_in_other_clothes_and_a_mirror_image_is_not(tm
     test = split(tmp_path, "test", [record("unrelated", encoded(texture(2))), record("planted", encoded(original))])
     result = find_leaks([train], [test])
     assert [found(leak) for leak in result.pictures] == [(name, "planted") for name in changed]
-    assert [leak.reason for leak in result.pictures][0] == "the same picture"
+    assert result.pictures[0].reason == "the same picture"
     assert all(leak.reason.startswith("a near picture, ") and leak.measure <= 6 for leak in result.pictures[1:])
     assert {(leak.data, leak.against) for leak in result.pictures} == {(train.location, test.location)}
     assert (result.questions, result.compared) == ((), ((6, 6), (2, 2)))
@@ -131,7 +132,7 @@ HASHES = st.lists(st.integers(0, 2**64 - 1), max_size=12)
 FLIPS = st.lists(st.tuples(st.integers(0, 11), st.sets(st.integers(0, 63), max_size=9)), max_size=12)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(HASHES, FLIPS, HASHES, st.integers(0, 16), st.integers(1, 20))
 def test_banded_search_finds_what_comparing_all_with_all_finds(left, flips, right, distance, chunk):
     right = right + [left[i] ^ sum(1 << bit for bit in bits) for i, bits in flips if i < len(left)]
