@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from data_prep.digit_scenes import builder, policy
+from data_prep.digit_scenes import builder
 from vlaa_jax.errors import InputError
 
 
@@ -31,6 +31,8 @@ def _write_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _write_policy(arguments: argparse.Namespace) -> None:
+    from data_prep.digit_scenes import policy  # seconds: JAX and the model
+
     if arguments.tower_updates < 0:
         raise InputError(f"--tower-updates is {arguments.tower_updates}: expected 0 or more")
     policy.write_policy(arguments.out, tower_updates=arguments.tower_updates, seed=arguments.seed)
