@@ -2,20 +2,20 @@
 
 import argparse
 
-from data_prep import from_jsonl, stats
+from data_prep import check, from_jsonl, leaks, show, stats
 from data_prep.digit_scenes import command as digit_scenes
 from data_prep.released import command as released
 from vlaa_jax.errors import run_command
 
 
-def main() -> None:
-    """Runs one command."""
+def main() -> int | None:
+    """Runs one command; its result is the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl, released, stats):
+    for module in (digit_scenes, from_jsonl, released, stats, show, check, leaks):
         module.add_command(commands)
     arguments = parser.parse_args()
-    arguments.run(arguments)
+    return arguments.run(arguments)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from transformers import Qwen2VLImageProcessorPil
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
@@ -100,6 +100,8 @@ def decode(encoded: bytes) -> Image.Image:
         return image.convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # whose message names an address in memory
+        raise InputError("undecodable image: of no known format") from None
     except Exception as error:  # damaged bytes make Pillow's readers raise almost anything
         raise InputError(f"undecodable image: {error}") from None
 
