@@ -4,6 +4,7 @@ import argparse
 
 from data_prep import from_jsonl
 from data_prep.digit_scenes import command as digit_scenes
+from data_prep.perplexity import rank, score
 from vlaa_jax.errors import run_command
 
 
@@ -11,7 +12,7 @@ def main() -> None:
     """Runs one command."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl):
+    for module in (digit_scenes, from_jsonl, score, rank):
         module.add_command(commands)
     arguments = parser.parse_args()
     arguments.run(arguments)

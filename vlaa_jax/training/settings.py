@@ -62,7 +62,7 @@ def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
 
 def start_checkpoint(config: ConfigDict) -> pathlib.Path:
     """The local folder of the start checkpoint; one in a bucket is fetched into the cache."""
-    return hf.local_folder(require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL"))
+    return hf.local_folder(require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL"))
 
 
 def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
