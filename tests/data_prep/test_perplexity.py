@@ -13,7 +13,7 @@ import tempfile
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from tiny_checkpoint import picture, write_checkpoint
@@ -25,17 +25,18 @@ from data_prep.perplexity.scores import Score, read_scores, to_lines, whole_batc
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5
 from vlaa_jax.processing.conversation import completion_text, load_prompt
+from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.shards import RecordSource, write_records
 
 ROOT = pathlib.Path(__file__).parents[2]
 MAX_PIXELS = 24 * 32  # smaller than some pictures
-OPTIONS = {"batch": 4, "max_pixels": MAX_PIXELS}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two scorers, `qwen2_5_vl` and `qwen2_vl`, and ten records of several lengths with none to two pictures."""
+    """Two scorers, `qwen2_5_vl` and `qwen2_vl`, and ten records of several lengths with none to two pictures, of which
+    `few` has three."""
     directory = tmp_path_factory.mktemp("perplexity")
     for seed, model_type in enumerate((QWEN2_5, QWEN2)):
         write_checkpoint(directory / model_type, tied=bool(seed), seed=seed, model_type=model_type)
@@ -50,16 +51,26 @@ def folder(tmp_path_factory):
         )
         for i in range(10)
     ]
-    write_records(directory / "shards", {"sft": records}, name="tiny", version="1.0.0")
+    splits = {"sft": records, "few": records[::4]}
+    write_records(directory / "shards", splits, name="tiny", version="1.0.0")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VLAA_JAX_CACHE", str(directory / "cache"))
-        patch.setattr(likelihood, "_MOST_LENGTHS", 2)
+        patch.setattr(likelihood, "_MOST_LENGTHS", 1)
         yield directory
 
 
 def score(folder, out, scorer=QWEN2_5, **options) -> dict[str, Score]:
-    score_records(f"{folder}/shards:sft", f"{folder}/{scorer}", out, **OPTIONS | options)
+    score_records(f"{folder}/shards:sft", f"{folder}/{scorer}", out, batch=4, max_pixels=MAX_PIXELS, **options)
     return read_scores(out)
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Files of all scores, undisturbed, by scorer."""
+    files = {scorer: folder / f"{scorer}.jsonl" for scorer in (QWEN2_5, QWEN2)}
+    for scorer, path in files.items():
+        score(folder, path, scorer)
+    return files
 
 
 class Oracle:
@@ -92,24 +103,23 @@ class Oracle:
 
 
 @pytest.mark.parametrize("scorer", [QWEN2_5, QWEN2])
-def test_perplexities_equal_transformers(folder, tmp_path, scorer):
+def test_perplexities_equal_transformers(folder, whole, tmp_path, scorer):
     records = list(RecordSource(f"{folder}/shards:sft"))
     oracle = Oracle(folder / scorer)
-    whole = score(folder, tmp_path / "answer.jsonl", scorer)
+    answered = read_scores(whole[scorer])
     thought = score(folder, tmp_path / "think.jsonl", scorer, span="think")
-    assert whole.keys() == thought.keys() == {record.id for record in records}
-    assert np.ptp([each.mean_nll for each in whole.values()]) > 0.1
-    for record in records:
-        answer = completion_text(record.trace, record.answer)
-        for found, text in ((whole, f"{answer}<|extra_9|>"), (thought, f"<think>\n{record.trace}\n")):
-            tokens, mean = oracle.mean_nll(record, text)
-            assert found[record.id].tokens == tokens
-            assert found[record.id].perplexity == pytest.approx(math.exp(mean), rel=1e-4)
+    assert answered.keys() == thought.keys() == {record.id for record in records}
+    assert np.ptp([each.mean_nll for each in answered.values()]) > 0.1
+    texts = [(answered, r, f"{completion_text(r.trace, r.answer)}<|extra_9|>") for r in records]
+    texts += [(thought, r, f"<think>\n{r.trace}\n") for r in records[::4]]
+    for found, record, text in texts:
+        tokens, mean = oracle.mean_nll(record, text)
+        assert found[record.id].tokens == tokens
+        assert found[record.id].perplexity == pytest.approx(math.exp(mean), rel=1e-4)
 
 
-def test_killed_at_every_batch_it_ends_with_the_same_bytes(folder, tmp_path, monkeypatch):
-    score(folder, tmp_path / "whole.jsonl")
-    whole = (tmp_path / "whole.jsonl").read_bytes()
+def test_killed_at_every_batch_it_ends_with_the_same_bytes(folder, whole, tmp_path, monkeypatch):
+    expected = whole[QWEN2_5].read_bytes()
     true_score, calls, kills = likelihood.Scorer.score, [], []
 
     def die_at_every_second(self, *arguments):
@@ -119,46 +129,35 @@ def test_killed_at_every_batch_it_ends_with_the_same_bytes(folder, tmp_path, mon
         [partial] = tmp_path.glob(".killed.jsonl.*")
         kills.append(partial.read_bytes())  # as a kill would leave it: nothing waits in a buffer
         with partial.open("ab") as file:
-            file.write(whole[len(kills[-1]) :][:20])
+            file.write(expected[len(kills[-1]) :][:20])
         raise KeyboardInterrupt
 
     monkeypatch.setattr(likelihood.Scorer, "score", die_at_every_second)
     while not (tmp_path / "killed.jsonl").exists():
         with contextlib.suppress(KeyboardInterrupt):
             score(folder, tmp_path / "killed.jsonl")
-    assert (tmp_path / "killed.jsonl").read_bytes() == whole
+    assert (tmp_path / "killed.jsonl").read_bytes() == expected
     # Every batch was scored once, and at each kill one was begun in vain.
-    assert len(kills) == len(plan(folder)) - 1 == len(calls) - len(plan(folder)) > 1
-    assert all(whole.startswith(left) and left.endswith(b"\n") for left in kills) and len(set(kills)) == len(kills)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed.jsonl", "whole.jsonl"]
+    assert len(kills) == 2 and len(calls) == 3 + 2
+    assert all(expected.startswith(left) and left.endswith(b"\n") for left in kills) and len(set(kills)) == len(kills)
+    assert [path.name for path in tmp_path.iterdir()] == ["killed.jsonl"]
 
 
-def plan(folder) -> list[likelihood.Batch]:
-    """The batches of four records."""
-    from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
-    from vlaa_jax.processing.index import build_index
-    from vlaa_jax.rewards import check_gold
-
-    encoder = open_encoder(folder / QWEN2_5, load_prompt(), max_pixels=MAX_PIXELS)
-    return likelihood.plan_batches(build_index(RecordSource(f"{folder}/shards:sft"), encoder, check_gold), 4)
-
-
-def test_the_command_on_two_devices(folder, tmp_path):
-    paths = [f"--data={folder}/shards:sft", f"--checkpoint={folder}/{QWEN2}", f"--out={tmp_path}/there.jsonl"]
+def test_the_command_on_two_devices(folder, whole, tmp_path):
+    paths = [f"--data={folder}/shards:few", f"--checkpoint={folder}/{QWEN2}", f"--out={tmp_path}/there.jsonl"]
     flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     done = subprocess.run(
-        [sys.executable, "-m", "data_prep", "perplexity", *paths, "--batch=3", f"--max-pixels={MAX_PIXELS}"],
+        [sys.executable, "-m", "data_prep", "perplexity", *paths, "--batch=1", f"--max-pixels={MAX_PIXELS}"],
         env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
-    # Three rows do not part evenly, so a batch has four.
-    assert f"10 records of {folder}/shards:sft in 4 batches, 0 of them scored before" in done.stdout
-    assert "batch 4 of 4, 00:00 left" in done.stderr
-    here, there = score(folder, tmp_path / "here.jsonl", QWEN2), read_scores(tmp_path / "there.jsonl")
-    assert there.keys() == here.keys()
+    assert f"3 records of {folder}/shards:few in 2 batches, 0 of them scored before" in done.stdout
+    assert "batch 2 of 2, 00:00 left" in done.stderr
+    here, there = read_scores(whole[QWEN2]), read_scores(tmp_path / "there.jsonl")
+    assert sorted(there) == ["r0", "r4", "r8"]
     for name, found in there.items():
         assert found.mean_nll == pytest.approx(here[name].mean_nll, rel=1e-5)
 
@@ -189,8 +188,6 @@ def test_what_cannot_be_scored_is_named(folder, tmp_path, monkeypatch):
         return str(caught.value)
 
     assert message(scorer="shards") == f"{folder}/shards is not a checkpoint: it has no config.json"
-    first = plan(folder)[0].places[1]
-    name = RecordSource(f"{folder}/shards:sft")[first].id
     monkeypatch.setattr(likelihood, "place_rows", lambda arrays: arrays)
 
     def infinite(model, rows, targets):
@@ -199,13 +196,30 @@ def test_what_cannot_be_scored_is_named(folder, tmp_path, monkeypatch):
         return out
 
     monkeypatch.setattr(likelihood, "log_probabilities", infinite)
-    assert message() == f"record {name}: the checkpoint gives its completion no finite likelihood"
+    assert message() == "record r1: the checkpoint gives its completion no finite likelihood"
+
+
+@pytest.mark.quick
+def test_batches_have_few_shapes_and_the_longest_come_first(monkeypatch):
+    monkeypatch.setattr(likelihood, "_MOST_LENGTHS", 4)
+    prompt, completion = np.asarray([90, 900, 100, 80, 90, 0]), np.asarray([30, 90, 20, 33, 40, 0])
+    windows = np.asarray([0, 3, 0, 0, 0, 0])
+    problems = np.asarray([""] * 5 + ["no picture"])
+    index = Index(prompt, windows, completion, np.zeros(6, int), np.asarray(list("abcdef")), problems)
+    # Lengths 120, 990, 120, 113, 130: multiples of 64 above them are 128, 1024 and 192.
+    assert likelihood.plan_batches(index, 2) == [
+        likelihood.Batch((1,), 1024, 4, 90),
+        likelihood.Batch((4,), 192, 4, 40),
+        likelihood.Batch((0, 2), 128, 4, 33),
+        likelihood.Batch((3,), 128, 4, 33),
+    ]
 
 
 # --- files ---
 
 
 @pytest.mark.quick
+@settings(max_examples=50)
 @given(st.data())
 def test_any_beginning_of_a_file_is_taken_up_to_its_last_whole_batch(data):
     ids = data.draw(st.lists(st.text(), min_size=1, max_size=8, unique=True))
