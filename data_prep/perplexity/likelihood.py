@@ -21,7 +21,6 @@ from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.sharding import ROWS, TRAINING, P, over_rows, place_rows, row_specs, specs
 
-SPANS = ("answer", "think")
 _MOST_LENGTHS = 4  # programs
 
 
@@ -69,7 +68,7 @@ class Scorer:
           encoder: the checkpoint's.
           source: the records.
           rows: of a batch, a multiple of what the chips share evenly.
-          span: what of a completion is scored, one of `SPANS`.
+          span: what of a completion is scored, see `span_tokens`.
         """
         self._model, self._encoder, self._source = model, encoder, source
         self._rows, self._span = rows, span

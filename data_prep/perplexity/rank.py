@@ -53,6 +53,8 @@ def write_subsets(data: str, scores: Sequence[pathlib.Path], keep: Sequence[int]
     Raises:
       InputError: `out` exists, a file does not score exactly the records of `data`, or a size does not fit.
     """
+    import tqdm
+
     from vlaa_jax.processing.shards import RecordSource, write_records
 
     source = RecordSource(data)
@@ -62,7 +64,8 @@ def write_subsets(data: str, scores: Sequence[pathlib.Path], keep: Sequence[int]
     if len(set(keep)) < len(keep):
         raise InputError(f"--keep: {max(keep, key=keep.count)} is given twice")
     found = [read_scores(path) for path in scores]
-    ids = [record.id for record in source]
+    print(f"reading {len(source)} records of {data}", flush=True)
+    ids = [record.id for record in tqdm.tqdm(source, desc="ids", leave=False, disable=None)]
     for path, by_id in zip(scores, found, strict=True):
         _check_ids(path, by_id, ids, data)
     ranked = rank(found)

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 from vlaa_jax.errors import InputError, check_output
 
+SPANS = ("answer", "think")
 MAX_PIXELS = 1280 * 28 * 28  # as in the recipe for SFT (configs/sft.py)
 _LINE_EVERY = 30.0  # seconds between two lines of a log
 
@@ -30,8 +31,8 @@ def add_command(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch", type=int, default=16, help="records at a time, default %(default)s")
     parser.add_argument(
         "--span",
-        choices=("answer", "think"),
-        default="answer",
+        choices=SPANS,
+        default=SPANS[0],
         help="what is scored given the prompt: trace and answer (default), or the trace alone; the paper does not say",
     )
     parser.add_argument(
@@ -66,7 +67,7 @@ def score_records(
         log-probabilities are float32.
       out: file to make.
       batch: records at a time; raised to what the devices share evenly.
-      span: what of a completion is scored, one of `likelihood.SPANS`.
+      span: what of a completion is scored, one of `SPANS`.
       max_pixels: of a picture after resizing.
 
     Raises:
@@ -102,8 +103,8 @@ def score_records(
         parts = [source.fingerprint, _identity(directory), batch, span, max_pixels]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         partial = out.with_name(f".{out.name}.{key}.partial")
-        partial.touch()
-        done = whole_batches(partial, [[str(index.ids[place]) for place in each.places] for each in batches])
+        ids = [[str(index.ids[place]) for place in each.places] for each in batches]
+        done = whole_batches(partial, ids) if partial.exists() else 0
         print(f"{len(index)} records of {data} in {len(batches)} batches, {done} of them scored before", flush=True)
         if done < len(batches):
             model = hf.load(directory, dtype=None, place=place_parameter)

@@ -202,7 +202,7 @@ def preset(name: str) -> ModelConfig:
         "qwen2-7b": TextConfig(152064, 3584, 28, 28, 4, 18944, (16, 24, 24), tied_head=False),
     }
     if name not in published:
-        raise InputError(f"model preset {name!r} does not exist: expected demo, {', '.join(published)}")
+        raise InputError(f"model preset {name!r} does not exist: expected one of demo, {', '.join(published)}")
     text = published[name]
     if name.startswith("qwen2-"):
         return ModelConfig(text, qwen2_vision(32, 1280, 16, 4, text.width))
