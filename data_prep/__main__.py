@@ -4,6 +4,7 @@ import argparse
 
 from data_prep import check, from_jsonl, leaks, show, stats
 from data_prep.digit_scenes import command as digit_scenes
+from data_prep.perplexity import rank, score
 from data_prep.released import command as released
 from vlaa_jax.errors import run_command
 
@@ -12,7 +13,7 @@ def main() -> int | None:
     """Runs one command; its result is the exit code."""
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (digit_scenes, from_jsonl, released, stats, show, check, leaks):
+    for module in (digit_scenes, from_jsonl, released, stats, show, check, leaks, score, rank):
         module.add_command(commands)
     arguments = parser.parse_args()
     return arguments.run(arguments)

@@ -12,7 +12,7 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:PRESET]")
 _TASKS = ("grpo", "sft")
 # What no preset but the demo's brings.
 NEEDED = {
-    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL",
+    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
     "data.train": "shards as DIRECTORY:SPLIT",
 }
 
