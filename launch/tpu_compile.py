@@ -18,8 +18,8 @@ import sys
 
 from absl import flags
 
+from vlaa_jax.config_file import config_name, read_config
 from vlaa_jax.errors import InputError, check_output, run_command
-from vlaa_jax.training.config_file import config_name, read_config
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "the slice")
 _JSON = flags.DEFINE_string("json", None, "file for the result")
@@ -31,7 +31,13 @@ def main() -> int:
     if {"-h", "--help", "--helpfull", "--helpshort"} & set(sys.argv[1:]):
         print(__doc__)
         return 0
-    config = read_config(sys.argv, accepted="--topology=..., --json=... or --search", needed={})
+    config = read_config(
+        sys.argv,
+        accepted="--topology=..., --json=... or --search",
+        example="configs/grpo_mixed.py",
+        tasks=("grpo", "sft"),
+        needed={},
+    )
     if not _TOPOLOGY.value:
         raise InputError("--topology is missing: expected a slice, e.g. --topology=v5e:4x4")
 

@@ -23,12 +23,18 @@ import sys
 from absl import flags
 from ml_collections import ConfigDict
 
+from vlaa_jax.config_file import config_name, read_config
 from vlaa_jax.errors import InputError, run_command
 from vlaa_jax.storage import cache_folder
-from vlaa_jax.training.config_file import config_name, read_config
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run")
 _PROFILE = flags.DEFINE_string("profile", None, "STEP,N")
+
+# What no preset but the demo's brings.
+_NEEDED = {
+    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
+    "data.train": "shards as DIRECTORY:SPLIT",
+}
 
 
 def main() -> int:
@@ -46,7 +52,15 @@ def main() -> int:
 def _run(arguments: list[str]) -> int:
     from vlaa_jax import distributed, sharding
 
-    recorded = distributed.together(lambda: read_config(arguments, accepted="--workdir=... or --profile=STEP,N"))
+    recorded = distributed.together(
+        lambda: read_config(
+            arguments,
+            accepted="--workdir=... or --profile=STEP,N",
+            example="configs/grpo_mixed.py",
+            tasks=("grpo", "sft"),
+            needed=_NEEDED,
+        )
+    )
 
     from vlaa_jax.training.profile import profiled_steps
     from vlaa_jax.training.run_header import config_hash

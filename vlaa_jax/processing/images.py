@@ -6,18 +6,22 @@ tag), and transparency lies on white, as in transformers' image processor and `q
 image are those of the upright one.
 """
 
+from __future__ import annotations
+
 import dataclasses
 import io
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps, UnidentifiedImageError
-from transformers import Qwen2VLImageProcessorPil
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.vision_plan import Grid
+
+if TYPE_CHECKING:
+    from transformers import Qwen2VLImageProcessorPil
 
 # transformers writes the second one when it saves a whole processor.
 _CONFIG_FILES = ("preprocessor_config.json", "processor_config.json")
@@ -68,6 +72,8 @@ class ImageProcessor:
         Raises:
           InputError: one side is more than 200 times the other.
         """
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
         try:
             height, width = smart_resize(original[1], original[0], self.factor, self.min_pixels, self.max_pixels)
         except ValueError as error:
@@ -116,6 +122,8 @@ def read_size(encoded: bytes) -> tuple[int, int]:
 
 
 def _read_processor(directory: epath.Path) -> Qwen2VLImageProcessorPil:
+    from transformers import Qwen2VLImageProcessorPil  # takes seconds, which who only decodes should not wait for
+
     if not any((directory / name).exists() for name in _CONFIG_FILES):
         return Qwen2VLImageProcessorPil()
     try:

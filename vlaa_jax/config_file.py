@@ -1,7 +1,7 @@
 """The config of a command line: a file, a preset of it, and fields laid over it."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -9,20 +9,18 @@ from ml_collections import ConfigDict, config_flags
 from vlaa_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE.py[:PRESET]")
-_TASKS = ("grpo", "sft")
-# What no preset but the demo's brings.
-NEEDED = {
-    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
-    "data.train": "shards as DIRECTORY:SPLIT",
-}
 
 
-def read_config(arguments: list[str], *, accepted: str, needed: Mapping[str, str] = NEEDED) -> ConfigDict:
+def read_config(
+    arguments: list[str], *, accepted: str, example: str, tasks: Sequence[str], needed: Mapping[str, str]
+) -> ConfigDict:
     """The config with the command line's fields laid over it.
 
     Args:
       arguments: of the process, its own name first.
       accepted: names the flags that the command takes beside `--config`, for messages.
+      example: a config file of this command, for messages.
+      tasks: what `config.task` may be; empty for a command whose configs have no such field.
       needed: fields that may not be empty, and what belongs there.
 
     Raises:
@@ -31,15 +29,16 @@ def read_config(arguments: list[str], *, accepted: str, needed: Mapping[str, str
     try:
         rest = flags.FLAGS(arguments)[1:]
         config = _CONFIG.value
-        task = "" if config is None else config.task  # a file that could not be loaded says so at the first look
+        # A file that could not be loaded says so at the first look into it.
+        task = None if config is None else config.get("task")
     except Exception as error:  # a config file is a program: it may raise anything
         raise InputError(_sentence(error, arguments)) from None
     if rest:
         raise InputError(f"{rest[0]!r} is no flag: expected --config=..., --config.FIELD=... or {accepted}")
     if config is None:
-        raise InputError("--config is missing: expected a file, e.g. --config=configs/grpo_mixed.py")
-    if task not in _TASKS:
-        raise InputError(f"config.task is {task!r}: expected one of {', '.join(_TASKS)}")
+        raise InputError(f"--config is missing: expected a file, e.g. --config={example}")
+    if tasks and task not in tasks:
+        raise InputError(f"config.task is {task!r}: expected one of {', '.join(tasks)}")
     for field, value in config_flags.get_override_values(flags.FLAGS["config"]).items():
         if field.endswith("_buckets") and not all(isinstance(size, int) and size > 0 for size in value):
             raise InputError(f"config.{field} is {value!r}: expected whole numbers above 0, as '(128, 256)'")
