@@ -21,7 +21,7 @@ import numpy as np
 
 from vlaa_jax import storage
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Kind, Record, Schema, check_record
+from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record
 
 MANIFEST = "manifest.json"
 FEATURES = "features.json"  # of TFDS
