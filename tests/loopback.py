@@ -24,6 +24,7 @@ from typing import Any, Self
 
 COMPLETIONS = "/v1/chat/completions"
 _JSON = {"Content-Type": "application/json"}
+_BLANK_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Reply:
       seconds: before it is sent.
       whole: whether it is an answer.
       drop: whether the connection is closed in place of a response.
+      drip: whether blanks come in the meantime, as from servers that keep a line open.
     """
 
     body: bytes = b""
@@ -45,6 +47,7 @@ class Reply:
     seconds: float = 0.0
     whole: bool = False
     drop: bool = False
+    drip: bool = False
 
 
 Replies = Callable[[dict[str, Any], int], Reply]
@@ -272,7 +275,8 @@ def _handler(endpoint: Endpoint) -> type[http.server.BaseHTTPRequestHandler]:
                 endpoint.most_in_flight = max(endpoint.most_in_flight, endpoint.in_flight)
             try:
                 reply = endpoint.reply(request, number)
-                endpoint.closing.wait(reply.seconds)
+                if not reply.drip:
+                    endpoint.closing.wait(reply.seconds)
             finally:
                 with endpoint.lock:  # before the response: its client may send the next one at once
                     endpoint.in_flight -= 1
@@ -286,9 +290,13 @@ def _handler(endpoint: Endpoint) -> type[http.server.BaseHTTPRequestHandler]:
                 with endpoint.lock:  # before it is sent: its client may count at once
                     endpoint.answers += 1
             self.send_response(reply.status)
-            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+            blanks = round(reply.seconds / _BLANK_SECONDS) if reply.drip else 0
+            for name, value in {**reply.headers, "Content-Length": str(blanks + len(reply.body))}.items():
                 self.send_header(name, value)
             self.end_headers()
+            for _ in range(blanks):
+                self.wfile.write(b" ")
+                endpoint.closing.wait(_BLANK_SECONDS)
             self.wfile.write(reply.body)
 
     return Handler

@@ -201,6 +201,13 @@ def test_a_stall_ends_with_the_timeout(desk, server):
     assert time.monotonic() - started < 20
 
 
+def test_blanks_keep_a_line_open_no_longer_than_the_timeout(desk, server):
+    server.reply = lambda request, number: dataclasses.replace(loopback.answer(request), seconds=30, drip=True)
+    assert desk.endpoint(timeout=1).answer(requests(1)) == [Unanswered("no answer in time: 1 s")]
+    server.reply = lambda request, number: dataclasses.replace(loopback.answer(request), seconds=0.2, drip=True)
+    assert isinstance(desk.endpoint().answer(requests(1))[0], Answer)
+
+
 def test_no_server(desk, server):
     (result,) = desk.endpoint(base_url="http://127.0.0.1:9/v1").answer(requests(1))
     assert result == Unanswered("no connection (ConnectError)")
