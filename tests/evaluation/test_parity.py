@@ -51,7 +51,7 @@ def run(*arguments, before=""):
 # --- the oracle ---
 
 
-@pytest.mark.parametrize(("seed", "model_type"), [*((seed, QWEN2_5) for seed in range(4)), (0, QWEN2), (1, QWEN2)])
+@pytest.mark.parametrize(("seed", "model_type"), [*((seed, QWEN2_5) for seed in range(4)), (1, QWEN2)])
 def test_random_checkpoints_agree(tmp_path, seed, model_type):
     write(tmp_path / "hf", seed, model_type)
     report = parity.check_checkpoint(str(tmp_path / "hf"))
