@@ -1,7 +1,7 @@
 """GRPO with the mixed reward (VLAA-Thinking, section 4).
 
 --config=configs/grpo_mixed.py                 the demo: a small policy and digit scenes, on a laptop
---config=configs/grpo_mixed.py:3b              the paper's recipe (7b likewise)
+--config=configs/grpo_mixed.py:3b              the paper's recipe; also 7b, qwen2-2b, qwen2-7b
 --config=configs/grpo_mixed.py:3b,basic        cosine to 0, no KL; also lr1, lr2, kl1, kl2 (= the default)
 --config=configs/grpo_mixed.py:3b,rules        records of the rule-based verifiers only (Table 5, row 5)
 """
@@ -10,14 +10,17 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 
+_PRESETS = ("demo", "3b", "7b", "qwen2-2b", "qwen2-7b")
 _VARIANTS = ("basic", "lr1", "lr2", "kl1", "kl2", "rules")
 
 
 def get_config(arg: str = "demo") -> ConfigDict:
     """The config of `PRESET[,VARIANT...]`."""
     name, *variants = (arg or "demo").split(",")
-    if name not in ("demo", "3b", "7b") or set(variants) - set(_VARIANTS):
-        raise InputError(f"preset {arg!r} does not exist: expected demo, 3b or 7b, then any of {', '.join(_VARIANTS)}")
+    if name not in _PRESETS or set(variants) - set(_VARIANTS):
+        raise InputError(
+            f"preset {arg!r} does not exist: expected one of {', '.join(_PRESETS)}, then any of {', '.join(_VARIANTS)}"
+        )
     config = _recipe()
     if name == "demo":
         _demo(config)

@@ -2,19 +2,21 @@
 
 --config=configs/sft.py:see    the demo's first stage: a policy learns to name what its tower finds
 --config=configs/sft.py        the demo's second stage: two styles of answering; makes the start policy of GRPO
---config=configs/sft.py:3b     the paper's recipe (7b likewise)
+--config=configs/sft.py:3b     the paper's recipe; also 7b, qwen2-2b, qwen2-7b
 """
 
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 
+_PRESETS = ("see", "demo", "3b", "7b", "qwen2-2b", "qwen2-7b")
+
 
 def get_config(arg: str = "demo") -> ConfigDict:
     """The config of a preset."""
     arg = arg or "demo"
-    if arg not in ("see", "demo", "3b", "7b"):
-        raise InputError(f"preset {arg!r} does not exist: expected see, demo, 3b or 7b")
+    if arg not in _PRESETS:
+        raise InputError(f"preset {arg!r} does not exist: expected one of {', '.join(_PRESETS)}")
     config = _recipe()
     if arg in ("see", "demo"):
         _demo(config)

@@ -176,8 +176,9 @@ _ASKS = re.compile(
     re.IGNORECASE,
 )
 _ASKS_FOR_NUMBER = re.compile(
-    r"\bfor\s+[a-z]\b|\b(?:values?|solutions?|coefficients?|parameters?|constants?|unknowns?|variables?|domain|range|zeros?|roots?|period|slope|vertex|"
-    r"amplitude|maximum|minimum|intercepts?|derivative|area|degree|asymptotes?)\b",
+    r"\bfor\s+(?![yfgh]\b)[a-z]\b"
+    r"|\b(?:values?|solutions?|coefficients?|parameters?|constants?|unknowns?|variables?|domain|range|zeros?|roots?)\b"
+    r"|\b(?:period|slope|vertex|amplitude|maximum|minimum|intercepts?|derivative|area|degree|asymptotes?)\b",
     re.IGNORECASE,
 )
 _NAMED_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|abs|pi"
@@ -185,7 +186,7 @@ _NAMED_FUNCTIONS = "arcsin|arccos|arctan|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|
 # with x (`ax`). A word ends it.
 _FORM_TOKEN = (
     rf"(?:\d+(?:\.\d+)?|\\[A-Za-z]+|(?:{_NAMED_FUNCTIONS})(?![A-Za-z])|(?<![A-Za-z])[A-Za-z]?x(?![A-Za-z])"
-    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[-+*/^(){}|_ ]|\*\*)"
+    r"|(?<![A-Za-z])[A-Za-z](?![A-Za-z])|[-+*/^(){}|_ ])"
 )
 _FORM = re.compile(rf"(?<![A-Za-z]){_FUNCTION_NAME}\s*=\s*(?:{_FORM_TOKEN})+")
 _LETTER_OF_FORM = re.compile(rf"\\[A-Za-z]+|(?:{_NAMED_FUNCTIONS})(?![A-Za-z])|[A-Za-z]")
@@ -195,15 +196,16 @@ def _whole_function(text: str, question: str) -> tuple[str, list[str]]:
     """The function of a gold that has more than it, or less."""
     parts = [part for part in _BETWEEN_PARTS.split(text) if part]
     functions = [part for part in parts if _FUNCTION.fullmatch(part)]
-    values = [match for part in parts if part not in functions and (match := _VALUE.fullmatch(part))]
-    if len(functions) + len(values) < len(parts):
+    matches = [_VALUE.fullmatch(part) for part in parts if part not in functions]
+    values = {match["name"]: match["value"].strip() for match in matches if match}
+    if not all(matches):
         number = len(parts) == 1 and _NUMBER.fullmatch(text)
         return _completed(text, {"": text}, question) if number and _asks_for_function(question) else (text, [])
     if len(functions) == 1 and values and (_asks_for_function(question) or not question):
         return functions[0], [FUNCTION_BESIDE_VALUE]
-    if functions or not values or not _asks_for_function(question):
+    if functions or not values or "x" in values or not _asks_for_function(question):
         return text, []
-    return _completed(text, {match["name"]: match["value"].strip() for match in values}, question)
+    return _completed(text, values, question)
 
 
 def _asks_for_function(question: str) -> bool:

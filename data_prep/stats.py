@@ -152,7 +152,7 @@ def gather(data: Sequence[str]) -> tuple[list[SplitStats | RewardStats], list[Sh
 
 def _locations(entry: str) -> list[str]:
     """`DIRECTORY:SPLIT` of each split of a directory; that of one itself."""
-    directory, colon, split = entry.rpartition(":")
+    _, colon, split = entry.rpartition(":")
     if colon and "/" not in split:
         return [entry]
     return [f"{entry}:{name}" for name in sorted(read_splits(entry))]

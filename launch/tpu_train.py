@@ -32,7 +32,7 @@ _PROFILE = flags.DEFINE_string("profile", None, "STEP,N")
 
 # What no preset but the demo's brings.
 _NEEDED = {
-    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL",
+    "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
     "data.train": "shards as DIRECTORY:SPLIT",
 }
 

@@ -17,7 +17,6 @@ import hashlib
 import http.server
 import json
 import random
-import re
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from typing import Any, Self
 
 COMPLETIONS = "/v1/chat/completions"
 _JSON = {"Content-Type": "application/json"}
+_BLANK_SECONDS = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +38,7 @@ class Reply:
       seconds: before it is sent.
       whole: whether it is an answer.
       drop: whether the connection is closed in place of a response.
+      drip: whether blanks come in the meantime, as from servers that keep a line open.
     """
 
     body: bytes = b""
@@ -46,6 +47,7 @@ class Reply:
     seconds: float = 0.0
     whole: bool = False
     drop: bool = False
+    drip: bool = False
 
 
 Replies = Callable[[dict[str, Any], int], Reply]
@@ -227,12 +229,11 @@ def _reasoning(digest: bytes) -> str:
 
 
 def _rewritten(prompt: str, digest: bytes) -> str:
-    """The trace in the prompt, which is all from its last think tag on, without the fence around it."""
-    start = max(prompt.rfind("<think>"), 0)
-    text = re.sub(r"\n\s*(```|\"\"\"|---|</\w+>)\s*\Z", "", prompt[start:].rstrip())
+    """The trace in the prompt: all from its last think tag on."""
+    text = prompt[max(prompt.rfind("<think>"), 0) :].rstrip()
     if digest[2] % 10 == 0:
         text += "\n\nIn other words, " + "what the image shows leads to exactly this answer and to no other, " * 2
-    return text.rstrip()
+    return text
 
 
 # --- HTTP ------------------------------------------------------------------------------------------------------------
@@ -274,7 +275,8 @@ def _handler(endpoint: Endpoint) -> type[http.server.BaseHTTPRequestHandler]:
                 endpoint.most_in_flight = max(endpoint.most_in_flight, endpoint.in_flight)
             try:
                 reply = endpoint.reply(request, number)
-                endpoint.closing.wait(reply.seconds)
+                if not reply.drip:
+                    endpoint.closing.wait(reply.seconds)
             finally:
                 with endpoint.lock:  # before the response: its client may send the next one at once
                     endpoint.in_flight -= 1
@@ -288,9 +290,13 @@ def _handler(endpoint: Endpoint) -> type[http.server.BaseHTTPRequestHandler]:
                 with endpoint.lock:  # before it is sent: its client may count at once
                     endpoint.answers += 1
             self.send_response(reply.status)
-            for name, value in {**reply.headers, "Content-Length": str(len(reply.body))}.items():
+            blanks = round(reply.seconds / _BLANK_SECONDS) if reply.drip else 0
+            for name, value in {**reply.headers, "Content-Length": str(blanks + len(reply.body))}.items():
                 self.send_header(name, value)
             self.end_headers()
+            for _ in range(blanks):
+                self.wfile.write(b" ")
+                endpoint.closing.wait(_BLANK_SECONDS)
             self.wfile.write(reply.body)
 
     return Handler

@@ -1,18 +1,19 @@
-"""Random Qwen2.5-VL checkpoints written by transformers, and their outputs: what our model is compared with."""
+"""Random checkpoints of Qwen2.5-VL and Qwen2-VL written by transformers: what our model is compared with."""
 
 import json
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, TextConfig, VisionConfig
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5, qwen2_vision
 
 IMAGE, VIDEO, START, END = 7, 8, 5, 6
 
 
-def draw_config(rng: np.random.Generator, *, tied: bool | None = None) -> ModelConfig:
+def draw_config(rng: np.random.Generator, *, tied: bool | None = None, model_type: str = QWEN2_5) -> ModelConfig:
     """A small architecture; every size is drawn."""
     heads = int(rng.choice([2, 4]))
     head_width = int(rng.choice([8, 16]))
@@ -28,9 +29,13 @@ def draw_config(rng: np.random.Generator, *, tied: bool | None = None) -> ModelC
         mrope_section=section,
         tied_head=bool(rng.integers(2)) if tied is None else tied,
     )
+    width = 2 * int(rng.choice([8, 16]))
+    if model_type == QWEN2:
+        vision = qwen2_vision(depth, width, 2, int(rng.integers(2, 5)), text.width, patch=4)
+        return ModelConfig(text, vision, IMAGE, VIDEO, START, END)
     vision = VisionConfig(
         depth=depth,
-        width=2 * int(rng.choice([8, 16])),
+        width=width,
         heads=2,
         mlp_width=int(rng.integers(30, 70)),
         output_width=text.width,
@@ -43,17 +48,16 @@ def draw_config(rng: np.random.Generator, *, tied: bool | None = None) -> ModelC
 
 def random_checkpoint(
     directory, config: ModelConfig, seed: int, *, dtype: torch.dtype = torch.float32, **save
-) -> Qwen2_5_VLForConditionalGeneration:
+) -> PreTrainedModel:
     """Writes a checkpoint with random weights, scaled so that greedy text varies, and returns transformers' model."""
     torch.manual_seed(seed)
-    hf_config = Qwen2_5_VLConfig(**config.to_hf())
-    model = Qwen2_5_VLForConditionalGeneration(hf_config).float().eval()
+    model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**config.to_hf())).float().eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "norm" in name or "ln_q" in name:
-                weight.copy_(1 + 0.3 * torch.randn_like(weight))
-            elif name.endswith("bias"):
+            if name.endswith("bias"):
                 weight.copy_(0.2 * torch.randn_like(weight))
+            elif "norm" in name or "ln_q" in name:
+                weight.copy_(1 + 0.3 * torch.randn_like(weight))
             else:
                 weight.mul_(12)
     model.to(dtype).save_pretrained(directory, **save)

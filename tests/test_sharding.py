@@ -58,7 +58,7 @@ def leaves(tree, rules) -> list[tuple[str, tuple[int, ...], tuple]]:
 
 
 @pytest.mark.quick
-@pytest.mark.parametrize("size", ["3b", "7b"])
+@pytest.mark.parametrize("size", ["3b", "7b", "qwen2-2b", "qwen2-7b"])
 def test_every_matrix_is_split_on_an_axis_that_256_divides(size):
     model, heads = hf.abstract_model(preset(size)), preset(size).text.key_value_heads
     whole = 0

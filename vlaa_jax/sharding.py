@@ -37,7 +37,7 @@ TRAINING: Rules = (
     (r"vision\.blocks\.output", P(None, None, "fsdp")),
     (r"vision\.blocks\.(gate|up)", P("fsdp", None)),
     (r"vision\.blocks\.down", P(None, "fsdp")),
-    (r"vision\.merger_(in|out)", P("fsdp", None)),
+    (r"vision\.(blocks\.mlp|merger)_(in|out)", P("fsdp", None)),
     (r"language\.(embedding|untied_head)", P("tensor", "fsdp")),
     (r"layers\.(query|key|value)", P("fsdp", "tensor", None)),
     (r"layers\.output", P("tensor", None, "fsdp")),

@@ -43,13 +43,15 @@ class _Sending:
     Attributes:
       tokens: bound on what it may use.
       worst_cost: of one try.
-      cost: of the tries so far.
-      failure: why the last try failed, where the client cannot say it.
+      cost: of the last try.
+      completion: that it brought.
+      failure: why it failed, where the client cannot say it.
     """
 
     tokens: int
     worst_cost: float
     cost: float = 0.0
+    completion: Any = None
     failure: str = ""
 
 
@@ -132,7 +134,8 @@ class Endpoint:
             return Unanswered(f"not sent: {error}")
         _SENDING.set(sending)
         try:
-            response = await self._client.chat.completions.with_raw_response.create(**fields)
+            # Raw: what is in the body is not for the client to guess.
+            await self._client.chat.completions.with_raw_response.create(**fields)
         except openai.APIStatusError as error:
             return self._refused(error)
         except openai.APITimeoutError:
@@ -140,7 +143,7 @@ class Endpoint:
         except openai.APIConnectionError as error:
             return self._outage(sending.failure or f"no connection ({type(error.__cause__).__name__})")
         self._outages = 0
-        result = read_completion(response.http_response.json())
+        result = read_completion(sending.completion)
         if isinstance(result, Unanswered):
             return Unanswered(self._without_key(result.reason))
         return dataclasses.replace(result, cost=sending.cost)
@@ -216,14 +219,13 @@ class Endpoint:
           paid: whether it was, or may have been.
           completion: what came; None for nothing.
         """
-        sending, used = _SENDING.get(), usage(completion)
-        cost = 0.0
-        if paid:
-            cost = sending.worst_cost if used is None else self._section.cost(*used)
-        sending.cost += cost
-        if used is not None or not paid:
-            self._tokens.give_back(sending.tokens - sum(used or (0, 0)))
-        await self._account.settle(reservation, cost)
+        sending = _SENDING.get()
+        used = usage(completion) if paid else (0, 0)
+        sending.completion = completion
+        sending.cost = sending.worst_cost if used is None else self._section.cost(*used)
+        if used is not None:
+            self._tokens.give_back(sending.tokens - sum(used))
+        await self._account.settle(reservation, sending.cost)
 
 
 @functools.cache
@@ -249,11 +251,10 @@ class _Tries(openai.DefaultAsyncHttpxClient):
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             await self._endpoint.end_try(reservation, paid=False)
             raise
-        except TimeoutError:
+        except BaseException as error:
             await self._endpoint.end_try(reservation, paid=True)
-            raise httpx2.ReadTimeout("", request=request) from None
-        except httpx2.RequestError:
-            await self._endpoint.end_try(reservation, paid=True)
+            if isinstance(error, TimeoutError):
+                raise httpx2.ReadTimeout("", request=request) from None  # which the client repeats
             raise
         if response.is_error:
             await self._endpoint.end_try(reservation, paid=False)

@@ -109,7 +109,7 @@ class _Desk:
         return out
 
     def _resolve(
-        self, requests: Mapping[str, Request], futures: Mapping[str, "concurrent.futures.Future[Answer | Unanswered]"]
+        self, requests: Mapping[str, Request], futures: Mapping[str, concurrent.futures.Future[Answer | Unanswered]]
     ) -> None:
         """Gives every future its result."""
         found = self._cache.find(list(requests))

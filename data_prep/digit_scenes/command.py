@@ -31,10 +31,10 @@ def _write_scenes(arguments: argparse.Namespace) -> None:
 
 
 def _write_policy(arguments: argparse.Namespace) -> None:
-    from data_prep.digit_scenes import policy  # JAX and the model take seconds, which no other command should wait for
-
     if arguments.tower_updates < 0:
         raise InputError(f"--tower-updates is {arguments.tower_updates}: expected 0 or more")
+    from data_prep.digit_scenes import policy  # JAX and the model take seconds, which no other command should wait for
+
     policy.write_policy(arguments.out, tower_updates=arguments.tower_updates, seed=arguments.seed)
 
 

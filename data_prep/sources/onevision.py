@@ -10,10 +10,11 @@ instructions that its pictures were made from, which the paper passes to the cap
 
 import pathlib
 import re
+import string
 from collections.abc import Iterator
 
 from data_prep.drafts import Draft, SetAside
-from data_prep.golds import repair_letters
+from data_prep.golds import repair_digit, repair_letters
 from data_prep.sources.entries import Entry, read_json, read_tables
 from data_prep.sources.reading import name_part, only_turn, read_entries, text
 from vlaa_jax.errors import InputError
@@ -40,15 +41,16 @@ def read_clevr_math(folder: pathlib.Path) -> Iterator[Draft | SetAside]:
 
     def to_draft(entry: Entry, name: str) -> Draft:
         question, answer = only_turn(entry.fields["conversations"])
+        gold = repair_digit(answer)
         return Draft(
             id=name,
             source="clevr_math",
             image=entry.fields["image"],
             question=_bare_question(question),
-            gold=answer.removeprefix("The answer is").strip().removesuffix("."),
+            gold=gold.text,
             verifier="digit",
             context=scenes.get(_scene_name(entry), ""),
-            metadata={"origin": entry.place},
+            metadata={"origin": entry.place, "repairs": list(gold.repairs)},
         )
 
     yield from read_entries("clevr_math", _rows(folder, "CLEVR-Math(MathV360K)"), _FIELDS, identify, to_draft)
@@ -102,7 +104,7 @@ def _choices(question: str) -> tuple[str, ...]:
     if len(options) != 1:
         raise InputError("no options: the question has no one line `Choices:` with options below")
     found = [_OPTION.fullmatch(line.strip()) for line in options[0].strip().splitlines()]
-    if not all(found) or "".join(option[1] for option in found) != "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[: len(found)]:
+    if not all(found) or "".join(option[1] for option in found) != string.ascii_uppercase[: len(found)]:
         raise InputError("options out of order: expected lines `A: ...`, `B: ...` and so on")
     return tuple(option[2] for option in found)
 

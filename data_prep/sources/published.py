@@ -3,8 +3,8 @@
 import dataclasses
 from typing import Literal
 
-# Own: the source brings captions. None: the reasoner gets the problem in words. As is: steps 2 to 4 are skipped. RL only:
-# steps 2 to 6 are skipped.
+# Own: the source brings captions. None: the reasoner gets the problem in words. As is: steps 2 to 4 are skipped. RL
+# only: steps 2 to 6 are skipped.
 Route = Literal["caption", "own_caption", "no_caption", "as_is", "rl_only"]
 
 
@@ -34,9 +34,7 @@ class Published:
 
 
 PUBLISHED = {
-    "clevr_math": Published(
-        "CLEVR-Math", "closed", "digit", "caption", "clevr_math", 35_000, 28_018, 5_923, 2_000
-    ),
+    "clevr_math": Published("CLEVR-Math", "closed", "digit", "caption", "clevr_math", 35_000, 28_018, 5_923, 2_000),
     "geoqa170k": Published("GeoQA170K", "closed", "mcq", "rl_only", "geoqa170k", None, None, None, 6_499),
     "synthesis": Published(
         "Math PUMA (Synthesis)", "closed", "math", "no_caption", "synthesis", 30_000, 26_672, 19_258, 6_696

@@ -86,7 +86,7 @@ def flatten(prefix, values):
             yield f"{prefix}{name}", value
 
 
-@pytest.mark.parametrize("preset", ["3b", "7b"])
+@pytest.mark.parametrize("preset", ["3b", "7b", "qwen2-2b", "qwen2-7b"])
 def test_the_recipe(preset):
     config = fields(grpo_mixed.get_config(preset))
     assert {name: config[name] for name in RECIPE} == RECIPE
@@ -106,9 +106,11 @@ def test_variants_combine():
 
 @pytest.mark.parametrize("arg", ["13b", "3b,", "3b,kl3", "kl1"])
 def test_an_unknown_preset_is_refused(arg):
-    with pytest.raises(InputError, match=r"does not exist: expected .*3b or 7b.*then any of basic, lr1, lr2"):
+    with pytest.raises(
+        InputError, match=r"expected one of demo, 3b, 7b, qwen2-2b, qwen2-7b, then any of basic, lr1, lr2"
+    ):
         grpo_mixed.get_config(arg)
-    with pytest.raises(InputError, match=r"does not exist: expected .*3b or 7b"):
+    with pytest.raises(InputError, match=r"expected one of see, demo, 3b, 7b, qwen2-2b, qwen2-7b"):
         sft.get_config(arg)
 
 
@@ -173,7 +175,7 @@ def test_the_recipe_of_supervised_fine_tuning():
 OWN = ("task", "steps", "optimizer.", "evaluation.every", "checkpoint.every", "updates.", "objective.chunk")
 
 
-@pytest.mark.parametrize("preset", ["3b", "7b"])
+@pytest.mark.parametrize("preset", ["3b", "7b", "qwen2-2b", "qwen2-7b"])
 def test_what_both_recipes_have_they_have_alike(preset):
     grpo, supervised = fields(grpo_mixed.get_config(preset)), fields(sft.get_config(preset))
     shared = {name for name in set(grpo) & set(supervised) if not name.startswith(OWN)}

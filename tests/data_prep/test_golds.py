@@ -74,6 +74,8 @@ MATH = [
     ("y = 3", ONLY_ASKED, "y = 3", ()),
     ("a = 3", "The function is y = a * x. What is the value of a in the function?", "a = 3", ()),
     ("a = 3", "", "a = 3", ()),
+    ("x = 3", "The function is y = 2 * x. Find the equation.", "x = 3", ()),
+    ("a = 3", "Given f(x) = a * x. Find the equation for f(x).", "f(x) = (3) * x", (golds.FUNCTION_COMPLETED,)),
     ("3", "Solve the equation y = a * x through (1, 3) for a.", "3", ()),
     ("a = 3, y = 3x^2", "Find the value of the unknown of the function.", "a = 3, y = 3x^2", ()),
     ("12", "What is the volume of the solid?", "12", ()),

@@ -22,14 +22,15 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation import parity, parity_inputs
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5
 
 ROOT = pathlib.Path(__file__).parents[2]
 TOOL = ROOT / "launch" / "check_checkpoint.py"
 
 
-def write(directory, seed=1, **save):
+def write(directory, seed=1, model_type=QWEN2_5, **save):
     """A random checkpoint whose vocabulary holds the tokens of `oracle.write_tokenizer`."""
-    config = oracle.draw_config(np.random.default_rng(seed), tied=bool(seed % 2))
+    config = oracle.draw_config(np.random.default_rng(seed), tied=bool(seed % 2), model_type=model_type)
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, vocabulary=300))
     oracle.random_checkpoint(directory, config, seed, **save)
     return config
@@ -50,9 +51,9 @@ def run(*arguments, before=""):
 # --- the oracle ---
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_random_checkpoints_agree(tmp_path, seed):
-    write(tmp_path / "hf", seed)
+@pytest.mark.parametrize(("seed", "model_type"), [*((seed, QWEN2_5) for seed in range(4)), (1, QWEN2)])
+def test_random_checkpoints_agree(tmp_path, seed, model_type):
+    write(tmp_path / "hf", seed, model_type)
     report = parity.check_checkpoint(str(tmp_path / "hf"))
     assert report.passed and report.positions == 0
     assert 0 < report.features.absolute <= 1e-4 and 0 < report.logits.absolute <= 1e-4
@@ -345,6 +346,7 @@ def test_the_tool_on_a_directory_without_tokenizer_files(tmp_path):
 
 PERTURB = """
 from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5
 load = hf.load
 def perturbed(directory):
     model = load(directory)
@@ -370,7 +372,9 @@ def test_the_tool_refuses_in_one_sentence(tmp_path):
     (other / "config.json").write_text('{"model_type": "llama"}')
     done = run("--checkpoint", other)
     assert done.returncode == 2
-    assert done.stderr == f"error: {other / 'config.json'}: model_type is 'llama', expected 'qwen2_5_vl'\n"
+    assert (
+        done.stderr == f"error: {other / 'config.json'}: model_type is 'llama', expected 'qwen2_5_vl' or 'qwen2_vl'\n"
+    )
 
     write(tmp_path / "hf")
     done = run("--checkpoint", tmp_path / "hf", before="import sys; sys.modules['torch'] = None")

@@ -11,7 +11,8 @@ from PIL import Image
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.chart import Curve, Series, html_curve, ticks
-from vlaa_jax.evaluation.report import Box, Transcript, write_report
+from vlaa_jax.evaluation.page import Box
+from vlaa_jax.evaluation.report import Transcript, write_report
 from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.processing.images import decode
 

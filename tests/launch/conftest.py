@@ -3,7 +3,8 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import ROOT, write_checkpoint, write_run, write_shards
+from tiny_checkpoint import write_checkpoint
+from tiny_runs import ROOT, write_run, write_shards
 
 
 @pytest.fixture(scope="session")

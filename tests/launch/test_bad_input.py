@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from tiny_runs import ROOT, demo_config, picture, write_checkpoint, write_shards
+from tiny_checkpoint import picture, write_checkpoint
+from tiny_runs import ROOT, demo_config, write_shards
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing import records
@@ -34,9 +35,9 @@ def shell(*arguments, cache="") -> str:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([f"{GRPO}:3b"], "3b needs --config.model.checkpoint=... (a Hugging Face directory of a Qwen2.5-VL) and"),
+        ([f"{GRPO}:3b"], "3b needs --config.model.checkpoint=... (a Hugging Face directory of a Qwen2.5-VL or"),
         ([f"{GRPO}:3b", "--config.model.checkpoint=x"], "3b needs --config.data.train=... (shards as DIRECTORY:SPLIT)"),
-        ([f"{GRPO}:9b"], "preset '9b' does not exist: expected demo, 3b or 7b"),
+        ([f"{GRPO}:9b"], "preset '9b' does not exist: expected one of demo, 3b, 7b, "),
         ([f"{SFT}:13b"], "preset '13b' does not exist: expected "),
         ([GRPO, "--config.foo=1"], "--config.foo=1: the config has no field 'foo'"),
         ([GRPO, "--config.model.foo=1"], "--config.model.foo=1: the config has no field 'foo'"),
@@ -140,7 +141,7 @@ def test_a_checkpoint_of_another_architecture(tiny, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "config.json").write_text('{"model_type": "llama"}')
     sentence = training(tiny, tmp_path, f"--config.model.checkpoint={tmp_path}/other")
-    assert sentence.endswith("model_type is 'llama', expected 'qwen2_5_vl'")
+    assert sentence.endswith("model_type is 'llama', expected 'qwen2_5_vl' or 'qwen2_vl'")
 
 
 def test_the_folder_of_another_run(tiny, tmp_path):

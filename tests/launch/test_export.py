@@ -5,10 +5,11 @@ import re
 
 import numpy as np
 import pytest
-from tiny_runs import picture, write_checkpoint, write_run
+from tiny_checkpoint import picture, write_checkpoint
+from tiny_runs import write_run
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.models.qwen2_5_vl.config import read_config
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5, read_config
 from vlaa_jax.processing.records import Record
 from vlaa_jax.training import saved_policy
 from vlaa_jax.training.export import export, trained_policy
@@ -32,20 +33,26 @@ def greedy(policy: saved_policy.SavedPolicy) -> list[int]:
     return completions.tokens[0, 0, : int(completions.lengths[0, 0])].tolist()
 
 
-def by_model_card(directory, tmp_path) -> tuple[list[int], str]:
-    """Runs the card's code as it stands: the new tokens and what it printed."""
+def by_model_card(directory, tmp_path) -> tuple[list[int], str, str]:
+    """Runs the card's code as it stands: the new tokens, what it printed, and the model's class."""
     (tmp_path / "picture.png").write_bytes(picture())
     code = re.search(r"```python\n(.*?)```", (directory / "README.md").read_text(), re.DOTALL)[1]
     names = {"directory": str(directory), "picture": str(tmp_path / "picture.png"), "question": QUESTION}
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(code, names)
-    return names["out"][0, names["inputs"]["input_ids"].shape[1] :].tolist(), printed.getvalue()
+    return (
+        names["out"][0, names["inputs"]["input_ids"].shape[1] :].tolist(),
+        printed.getvalue(),
+        type(names["model"]).__name__,
+    )
 
 
-@pytest.mark.parametrize(("tied", "freeze_vision"), [(False, True), (True, False)])
-def test_the_model_card_runs_in_transformers_and_continues_as_we_do(tmp_path, tied, freeze_vision):
-    start = write_checkpoint(tmp_path / "start", tied=tied, seed=3 + tied)
+@pytest.mark.parametrize(
+    ("model_type", "tied", "freeze_vision"), [(QWEN2_5, False, True), (QWEN2_5, True, False), (QWEN2, True, False)]
+)
+def test_the_model_card_runs_in_transformers_and_continues_as_we_do(tmp_path, model_type, tied, freeze_vision):
+    start = write_checkpoint(tmp_path / "start", tied=tied, seed=3 + tied, model_type=model_type)
     run = write_run(tmp_path / "run", start, freeze_vision=freeze_vision)
     before = contents(run.folder.directory)
     assert export(run.folder, run.config, tmp_path / "policy") == 1
@@ -53,7 +60,8 @@ def test_the_model_card_runs_in_transformers_and_continues_as_we_do(tmp_path, ti
     ours = greedy(saved_policy.from_checkpoint(tmp_path / "policy"))
     assert ours != greedy(saved_policy.from_checkpoint(start))[: len(ours)], "training changed the policy"
     assert len(set(ours)) > 2
-    tokens, printed = by_model_card(tmp_path / "policy", tmp_path)
+    tokens, printed, name = by_model_card(tmp_path / "policy", tmp_path)
+    assert name == {QWEN2_5: "Qwen2_5_VL", QWEN2: "Qwen2VL"}[model_type] + "ForConditionalGeneration"
     assert tokens == ours
     assert len(tokens) == 12 or tokens[-1] == 9
     assert printed.strip()

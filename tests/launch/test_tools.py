@@ -1,7 +1,8 @@
 import json
 
 import pytest
-from tiny_runs import picture, write_shards
+from tiny_checkpoint import picture
+from tiny_runs import write_shards
 
 from vlaa_jax.processing.records import Record
 

@@ -18,12 +18,11 @@ import oracle
 import pytest
 import safetensors.numpy
 import torch
-from flax import nnx
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf, preset
-from vlaa_jax.models.qwen2_5_vl.config import read_config
+from vlaa_jax.models.qwen2_5_vl import hf, preset
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5, read_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 INDEX = "model.safetensors.index.json"
@@ -127,6 +126,7 @@ class Case:
     renamed_index: bool = False
     flat: bool = False
     repeated_head: bool = False
+    model_type: str = QWEN2_5
 
 
 CASES = {
@@ -142,12 +142,14 @@ CASES = {
     "sharded, index of the older names": Case(tied=False, sharded=True, renamed_shards=True),
     "sharded, index of the newer names": Case(tied=False, sharded=True, renamed_index=True),
     "sharded, repeated head": Case(tied=True, sharded=True, repeated_head=True, flat=True),
+    "Qwen2-VL, single, mixed, in-memory names": Case(True, False, mixed=True, renamed_shards=True, model_type=QWEN2),
+    "Qwen2-VL, sharded, untied, flat": Case(tied=False, sharded=True, flat=True, model_type=QWEN2),
 }
 
 
 def write(directory, case, seed=3):
     """A checkpoint of transformers, changed as `case` says."""
-    config = oracle.draw_config(np.random.default_rng(seed), tied=case.tied)
+    config = oracle.draw_config(np.random.default_rng(seed), tied=case.tied, model_type=case.model_type)
     size = {"max_shard_size": "60KB"} if case.sharded else {}
     oracle.random_checkpoint(directory, config, seed, dtype=case.dtype, **size)
     assert (
@@ -187,7 +189,7 @@ def test_round_trip_of_a_sharded_bfloat16_checkpoint(tmp_path):
 )
 def test_every_layout_loads_the_values_of_transformers(tmp_path, case):
     config = write(tmp_path / "a", case)
-    theirs = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "a", dtype=torch.float32)
+    theirs = AutoModelForImageTextToText.from_pretrained(tmp_path / "a", dtype=torch.float32)
     state = {name: tensor.numpy() for name, tensor in theirs.state_dict().items()}
     ours = hf.load(tmp_path / "a")
     assert ours.config == config
@@ -232,13 +234,17 @@ def test_place_gets_every_array_once_by_its_path(tmp_path):
     assert "language.layers.query" in placed and "vision.patch_embedding" in placed
 
 
-def test_a_new_model_opens_in_transformers(tmp_path):
-    config = oracle.draw_config(np.random.default_rng(1), tied=False)
-    model = jax.jit(lambda: Qwen2_5_VL(config, nnx.Rngs(0)))()
+@pytest.mark.parametrize("model_type", [QWEN2_5, QWEN2])
+def test_a_new_model_opens_in_transformers(tmp_path, model_type):
+    rng = np.random.default_rng(1)
+    config = oracle.draw_config(rng, tied=False, model_type=model_type)
+    draw = lambda leaf: jnp.asarray(rng.standard_normal(leaf.shape, np.float32))  # noqa: E731
+    model = jax.tree.map(draw, hf.abstract_model(config))
     hf.save(model, tmp_path / "a", hf.new_layout(model, np.float32))
     assert read_config(tmp_path / "a") == config
-    theirs, report = Qwen2_5_VLForConditionalGeneration.from_pretrained(tmp_path / "a", output_loading_info=True)
+    theirs, report = AutoModelForImageTextToText.from_pretrained(tmp_path / "a", output_loading_info=True)
     assert not any(report.values()), report
+    assert theirs.config.model_type == model_type and type(theirs).__name__ == theirs.config.architectures[0]
     assert theirs.dtype == torch.float32
     np.testing.assert_array_equal(theirs.lm_head.weight.detach().numpy(), np.asarray(model.language.head[...]))
     pairs = zip(jax.tree.leaves(hf.load(tmp_path / "a")), jax.tree.leaves(model), strict=True)
@@ -343,7 +349,7 @@ def test_directories_that_are_no_checkpoint(tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "llama"}')
-    assert message(other) == f"{other / 'config.json'}: model_type is 'llama', expected 'qwen2_5_vl'"
+    assert message(other) == f"{other / 'config.json'}: model_type is 'llama', expected 'qwen2_5_vl' or 'qwen2_vl'"
     (other / "config.json").write_text(json.dumps(preset("demo").to_hf()))
     assert message(other) == f"{other} holds no weights: expected model.safetensors or {INDEX}"
     (other / INDEX).write_text('{"metadata": {}}')
@@ -518,7 +524,7 @@ def test_host_memory_is_bounded_by_one_shard_above_the_model(tmp_path):
 # --- the published checkpoints, as shapes ---
 
 
-def published_tensors(layers, width, mlp, vocabulary, key_value_width, tied):
+def published_tensors(layers, width, mlp, vocabulary, key_value_width, tied, model_type=QWEN2_5):
     """Names and shapes of the released files, written out from their config.json."""
     out = {"model.embed_tokens.weight": (vocabulary, width), "model.norm.weight": (width,)}
     if not tied:
@@ -540,10 +546,17 @@ def published_tensors(layers, width, mlp, vocabulary, key_value_width, tied):
         out[block + "norm1.weight"] = out[block + "norm2.weight"] = (1280,)
         out[block + "attn.qkv.weight"], out[block + "attn.qkv.bias"] = (3840, 1280), (3840,)
         out[block + "attn.proj.weight"], out[block + "attn.proj.bias"] = (1280, 1280), (1280,)
+        if model_type == QWEN2:
+            out[block + "norm1.bias"] = out[block + "norm2.bias"] = (1280,)
+            out[block + "mlp.fc1.weight"], out[block + "mlp.fc1.bias"] = (5120, 1280), (5120,)
+            out[block + "mlp.fc2.weight"], out[block + "mlp.fc2.bias"] = (1280, 5120), (1280,)
+            continue
         for name in ("gate", "up"):
             out[block + f"mlp.{name}_proj.weight"], out[block + f"mlp.{name}_proj.bias"] = (3420, 1280), (3420,)
         out[block + "mlp.down_proj.weight"], out[block + "mlp.down_proj.bias"] = (1280, 3420), (1280,)
     out["visual.merger.ln_q.weight"] = (1280,)
+    if model_type == QWEN2:
+        out["visual.merger.ln_q.bias"] = (1280,)
     out["visual.merger.mlp.0.weight"], out["visual.merger.mlp.0.bias"] = (5120, 5120), (5120,)
     out["visual.merger.mlp.2.weight"], out["visual.merger.mlp.2.bias"] = (width, 5120), (width,)
     return out
@@ -595,6 +608,30 @@ RELEASED_3B = {
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vocab_size": 151936,
 }
+# As one public copy has it, but for `dtype`.
+RELEASED_QWEN2_2B = RELEASED_3B | {
+    "architectures": ["Qwen2VLForConditionalGeneration"],
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 28,
+    "model_type": "qwen2_vl",
+    "num_attention_heads": 12,
+    "num_hidden_layers": 28,
+    "vision_config": {
+        "depth": 32,
+        "embed_dim": 1280,
+        "mlp_ratio": 4,
+        "num_heads": 16,
+        "in_chans": 3,
+        "hidden_size": 1536,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
+        "spatial_patch_size": 14,
+        "temporal_patch_size": 2,
+    },
+}
+TENSORS_QWEN2_2B = published_tensors(28, 1536, 8960, 151936, 256, tied=True, model_type=QWEN2)
 TENSORS_3B = published_tensors(36, 2048, 11008, 151936, 256, tied=True)
 
 
@@ -616,11 +653,28 @@ def test_the_published_7b_has_a_head_of_its_own():
     assert sum(map(math.prod, found.values())) == 8_292_166_656
 
 
-def test_transformers_has_the_same_published_tensors():
+@pytest.mark.quick
+def test_the_published_qwen2_vl():
+    found = {
+        name: stored.shape for name, stored in hf.new_layout(hf.abstract_model(preset("qwen2-2b"))).tensors.items()
+    }
+    assert found == TENSORS_QWEN2_2B
+    assert sum(map(math.prod, found.values())) == 2_208_985_600
+    found = {
+        name: stored.shape for name, stored in hf.new_layout(hf.abstract_model(preset("qwen2-7b"))).tensors.items()
+    }
+    assert found == published_tensors(28, 3584, 18944, 152064, 512, tied=False, model_type=QWEN2)
+    assert sum(map(math.prod, found.values())) == 8_291_375_616
+
+
+@pytest.mark.parametrize(
+    ("released", "tensors"), [(RELEASED_3B, TENSORS_3B), (RELEASED_QWEN2_2B, TENSORS_QWEN2_2B)], ids=["3b", "qwen2-2b"]
+)
+def test_transformers_has_the_same_published_tensors(released, tensors):
     with torch.device("meta"):
-        theirs = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**RELEASED_3B))
+        theirs = AutoModelForImageTextToText.from_config(AutoConfig.for_model(**released))
     found = {hf.published_name(name): tuple(parameter.shape) for name, parameter in theirs.named_parameters()}
-    assert found == TENSORS_3B
+    assert found == tensors
 
 
 def write_headers(directory, tensors, shards):
@@ -651,3 +705,16 @@ def test_a_directory_of_the_released_3b_is_recognised(tmp_path):
     assert sum(math.prod(s.shape) * s.dtype.itemsize for s in layout.tensors.values()) == 7_509_245_952
     write_headers(tmp_path, TENSORS_3B | {"model.norm.weight": (2047,)}, shards=2)
     assert "model.norm.weight has shape [2047], expected [2048]" in message(tmp_path)
+
+
+@pytest.mark.quick
+def test_a_directory_of_the_released_qwen2_vl_is_recognised(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(RELEASED_QWEN2_2B))
+    assert read_config(tmp_path) == preset("qwen2-2b")
+    write_headers(tmp_path, TENSORS_QWEN2_2B, shards=2)
+    assert {name: stored.shape for name, stored in hf.read_layout(tmp_path).tensors.items()} == TENSORS_QWEN2_2B
+    fields = RELEASED_QWEN2_2B["vision_config"].items()
+    for gone in ("embed_dim", "mlp_ratio", "hidden_size"):
+        vision = {name: value for name, value in fields if name != gone}
+        (tmp_path / "config.json").write_text(json.dumps(RELEASED_QWEN2_2B | {"vision_config": vision}))
+        assert message(tmp_path, read_config) == f"{tmp_path / 'config.json'}: field '{gone}' is missing"

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import oracle
 import pytest
+import safetensors.numpy
 import torch
 
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5
+from vlaa_jax.objectives.log_probabilities import token_log_probabilities
 from vlaa_jax.processing.positions import mrope_positions
 from vlaa_jax.processing.vision_plan import WindowGeometry, pad_windows, plan
 
@@ -29,7 +32,11 @@ def our_batch(config, rows, *, left):
         tokens[b, at], segments[b, at] = row, 1
         index[b, at][is_vision] = slots
         positions[:, b, at] = mrope_positions(
-            is_vision, grids, merge=config.vision.merge, seconds_per_grid=[1.0] * len(grids)
+            is_vision,
+            grids,
+            merge=config.vision.merge,
+            tokens_per_second=config.vision.tokens_per_second,
+            seconds_per_grid=[1.0] * len(grids),
         )
     vision = pad_windows(plans, max(1, *[len(p.frames) for p in plans]))
     return tokens, segments, positions, vision, index
@@ -62,10 +69,12 @@ def forward(model, batch):
     return run(model, tokens, segments, positions, vision, index)
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_logits_features_and_positions_equal_transformers(tmp_path, seed):
+@pytest.mark.parametrize(
+    ("model_type", "seed"), [*((QWEN2_5, seed) for seed in range(6)), *((QWEN2, seed) for seed in range(2))]
+)
+def test_logits_features_and_positions_equal_transformers(tmp_path, model_type, seed):
     rng = np.random.default_rng(seed)
-    config = oracle.draw_config(rng)
+    config = oracle.draw_config(rng, model_type=model_type)
     theirs = oracle.random_checkpoint(tmp_path / "hf", config, seed)
     ours = hf.load(tmp_path / "hf")
     grid = lambda: (1, *(config.vision.merge * rng.integers(1, 9, 2)).tolist())  # noqa: E731
@@ -93,9 +102,36 @@ def test_logits_features_and_positions_equal_transformers(tmp_path, seed):
     assert np.abs(np.asarray(logits) - expected)[real].max() <= 1e-4
 
 
-def test_video_equals_transformers_at_our_positions(tmp_path):
+def test_gradients_of_qwen2_vl_equal_transformers(tmp_path):
+    rng = np.random.default_rng(2)
+    config = oracle.draw_config(rng, tied=False, model_type=QWEN2)
+    theirs = oracle.random_checkpoint(tmp_path / "hf", config, 2)
+    grids = [(1, 6, 10), (1, 2, 4)]
+    rows = [(*oracle.random_row(rng, config, grids), grids)]
+    batch = our_batch(config, rows, left=False)
+    targets = rng.integers(10, config.text.vocabulary, len(rows[0][0]))
+
+    @jax.jit
+    @jax.grad
+    def gradient(model, targets):
+        states = model(*batch[:1], batch[2], Causal(batch[1]), model.vision(batch[3], jnp.float32), batch[4])
+        return -token_log_probabilities(states[0], model.language.head[...], targets)[0].sum()
+
+    ours = gradient(hf.load(tmp_path / "hf"), targets)
+    hf.save(ours, tmp_path / "gradient", hf.new_layout(ours, np.float32))
+    found = safetensors.numpy.load_file(tmp_path / "gradient" / "model.safetensors")
+    logits = theirs(**their_inputs(config, rows, batch)).logits[0]
+    torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="sum").backward()
+    expected = {hf.published_name(name): weight.grad.numpy() for name, weight in theirs.named_parameters()}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.abs(found[name] - values).max() <= 1e-4 * np.abs(values).max(), name
+
+
+@pytest.mark.parametrize(("model_type", "pace"), [(QWEN2_5, 2), (QWEN2, 1)])
+def test_video_equals_transformers_at_our_positions(tmp_path, model_type, pace):
     rng = np.random.default_rng(11)
-    config = oracle.draw_config(rng)
+    config = oracle.draw_config(rng, model_type=model_type)
     theirs = oracle.random_checkpoint(tmp_path / "hf", config, 11)
     grids = [(3, 6, 10)]
     rows = [(*oracle.random_row(rng, config, grids, video=True), grids)]
@@ -104,7 +140,7 @@ def test_video_equals_transformers_at_our_positions(tmp_path):
     # Text after the video goes on at max + 1, as the weights were trained; transformers 5.23 starts it earlier.
     run = np.flatnonzero(rows[0][0] == oracle.VIDEO)
     assert positions[0, 0, run[-1] + 1] == positions[:, 0, run].max() + 1
-    assert positions[0, 0, run].tolist() == [positions[0, 0, run[0]] + 2 * t for t in range(3) for _ in range(15)]
+    assert positions[0, 0, run].tolist() == [positions[0, 0, run[0]] + pace * t for t in range(3) for _ in range(15)]
     inputs = their_inputs(config, rows, batch, video=True)
     with torch.no_grad():
         expected = theirs(**inputs, position_ids=torch.tensor(positions).long()).logits.numpy()

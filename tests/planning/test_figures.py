@@ -59,9 +59,11 @@ def test_all_programs_compile_in_six_minutes():
     assert sum(row.compile_seconds for row in rows("grpo", "3b", "v5e:4x4").values()) < 360
 
 
-@pytest.mark.parametrize("topology", ["v5e:4x4", "v5p:2x2x1"])
-def test_the_update_reaches_half_of_the_peak(topology):
-    update = rows("grpo", "3b", topology)["update"]
+@pytest.mark.parametrize(("topology", "remat"), [("v5e:4x4", "attention"), ("v5p:2x2x1", "products")])
+def test_the_update_reaches_half_of_the_peak(topology, remat):
+    """With what the chip's memory can keep for the backward pass."""
+    update = rows("grpo", "3b", topology, GRPO_PARTS, model__remat=remat)["update"]
+    assert update.fits
     print(f"{topology}: {update.share_of_peak:.1%} of peak, {update.seconds_summed:.3f} s when nothing overlaps")
     assert update.share_of_peak >= 0.5
 

@@ -155,7 +155,7 @@ def run_transformers(directory: str, config: ModelConfig, rows: Sequence[Row]) -
     import transformers
 
     transformers.logging.disable_progress_bar()
-    model = transformers.Qwen2_5_VLForConditionalGeneration.from_pretrained(
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
         directory, dtype=torch.float32, local_files_only=True
     ).eval()
     seen: dict[str, list[np.ndarray]] = {}

@@ -1,4 +1,4 @@
-"""The style of `report.html`, inside the page so that it is one file."""
+"""The style of the pages, inside each so that it is one file."""
 
 # Line colours keep their order in both schemes; neighbours differ for colour-blind readers too.
 STYLE = """

@@ -50,6 +50,14 @@ def rms_norm(x: jax.Array, scale: nnx.Param, epsilon: float) -> jax.Array:
     return (wide * scale[...].astype(jnp.float32)).astype(x.dtype)
 
 
+def layer_norm(x: jax.Array, scale: nnx.Param, bias: nnx.Param, epsilon: float) -> jax.Array:
+    """`(x - mean(x)) / deviation(x) * scale + bias` over the last axis; statistics in float32."""
+    wide = x.astype(jnp.float32)
+    wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, axis=-1, keepdims=True) + epsilon)
+    return (wide * scale[...].astype(jnp.float32) + bias[...].astype(jnp.float32)).astype(x.dtype)
+
+
 def dense(x: jax.Array, weight: nnx.Param, bias: nnx.Param | None = None, *, contracted: int = 1) -> jax.Array:
     """`x @ weight (+ bias)` over the last `contracted` axes of x and the first ones of the weight.
 

@@ -8,7 +8,7 @@ the full size of the arrays: padding inside a row counts, since the run decides 
 from ml_collections import ConfigDict
 
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
-from vlaa_jax.models.qwen2_5_vl.config import TextConfig, VisionConfig
+from vlaa_jax.models.qwen2_5_vl.config import QWEN2, TextConfig, VisionConfig
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
@@ -83,7 +83,8 @@ def head_flops(text: TextConfig, tokens: float) -> float:
 def vision_flops(vision: VisionConfig, windows: int) -> float:
     """One forward pass of the tower over the windows of a row; a full layer counts as if they were one image."""
     patches = windows * vision.window_slots
-    block = vision.width * (4 * vision.width + 3 * vision.mlp_width)
+    mlp = 2 if vision.model_type == QWEN2 else 3  # matrices; the third is the gate's
+    block = vision.width * (4 * vision.width + mlp * vision.mlp_width)
     full = len(vision.full_attention_layers)
     pairs = full * patches**2 + (vision.depth - full) * windows * vision.window_slots**2
     merged = vision.width * vision.merge**2

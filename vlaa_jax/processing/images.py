@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.vision_plan import Grid
@@ -106,6 +106,8 @@ def decode(encoded: bytes) -> Image.Image:
         return image.convert("RGB")
     except MemoryError:
         raise
+    except UnidentifiedImageError:  # whose message names an address in memory
+        raise InputError("undecodable image: of no known format") from None
     except Exception as error:  # damaged bytes make Pillow's readers raise almost anything
         raise InputError(f"undecodable image: {error}") from None
 

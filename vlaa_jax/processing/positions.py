@@ -12,7 +12,7 @@ def mrope_positions(
     grids: Sequence[Grid],
     *,
     merge: int,
-    tokens_per_second: float = 2,
+    tokens_per_second: float | None = 2,
     seconds_per_grid: Sequence[float] | None = None,
 ) -> np.ndarray:
     """Positions of one sequence (Qwen2.5-VL, arXiv 2502.13923, section 2.1.3).
@@ -24,7 +24,7 @@ def mrope_positions(
       vision: `[T]` booleans, True on image and video tokens.
       grids: frames, rows and columns in patches of each image or video, in order of appearance.
       merge: patches on the side of a merged token.
-      tokens_per_second: temporal positions that one second takes (config).
+      tokens_per_second: temporal positions that one second takes (config); None: every frame takes one (Qwen2-VL).
       seconds_per_grid: seconds between two frames of each grid; images may have any number there.
 
     Returns:
@@ -39,7 +39,8 @@ def mrope_positions(
         text = int(np.argmax(vision[index:]))
         positions[:, index : index + text] = start + np.arange(text)
         index, start = index + text, start + text
-        time = (np.arange(frames) * seconds * tokens_per_second).astype(np.int32)
+        pace = 1 if tokens_per_second is None else seconds * tokens_per_second
+        time = (np.arange(frames) * pace).astype(np.int32)
         block = np.meshgrid(time, np.arange(rows // merge), np.arange(columns // merge), indexing="ij")
         count = block[0].size
         if not vision[index : index + count].all() or index + count > len(vision):

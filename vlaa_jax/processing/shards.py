@@ -1,8 +1,8 @@
 """Data sets as directories of ArrayRecord shards, with random access to their records.
 
 TFDS metadata (`features.json`, `dataset_info.json`) stands beside the shards, so `tfds.builder_from_directory` reads
-them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records, the
-bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
+them. TensorFlow is needed neither to write nor to read. `manifest.json` adds what TFDS lacks: the number of records,
+the bytes and the sha256 of every shard, because ArrayRecord opens a truncated file as an empty one.
 """
 
 import contextlib
@@ -368,13 +368,15 @@ def read_splits(directory: str | os.PathLike[str]) -> dict[str, list[int]]:
 
 
 def damages(directory: str | os.PathLike[str]) -> Iterator[str]:
-    """Compares every shard of a directory with its sha256 in the manifest; a sentence for each that does not agree."""
+    """Compares every shard of a directory with its sha256 in the manifest: what is wrong with it, '' for nothing."""
     directory = pathlib.Path(directory)
     for name, entry in _read_manifest(directory).items():
         if not (directory / name).exists():
             yield f"{directory / name}: the shard is missing"
         elif _sha256(directory / name) != entry["sha256"]:
             yield f"{directory / name}: the content differs from its sha256 in {MANIFEST}"
+        else:
+            yield ""
 
 
 def verify(directory: str | os.PathLike[str]) -> None:
@@ -383,5 +385,5 @@ def verify(directory: str | os.PathLike[str]) -> None:
     Raises:
       InputError: a shard is missing or differs; names the first.
     """
-    for damage in damages(directory):
+    for damage in filter(None, damages(directory)):
         raise InputError(damage)

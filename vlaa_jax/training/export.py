@@ -43,9 +43,9 @@ pipeline_tag: image-text-to-text
 
 _CODE = """import torch
 from PIL import Image
-from transformers import AutoTokenizer, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
+from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
 
-model = Qwen2_5_VLForConditionalGeneration.from_pretrained(directory, dtype=torch.float32)
+model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
 tokenizer, processor = AutoTokenizer.from_pretrained(directory), Qwen2VLImageProcessorPil.from_pretrained(directory)
 images = processor(Image.open(picture).convert("RGB"), return_tensors="pt")
 user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}

@@ -10,7 +10,8 @@ import numpy as np
 
 from vlaa_jax.evaluation.bootstrap import interval, paired_interval
 from vlaa_jax.evaluation.chart import Curve, Series
-from vlaa_jax.evaluation.report import Box, Transcript, write_report
+from vlaa_jax.evaluation.page import Box
+from vlaa_jax.evaluation.report import Transcript, write_report
 from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.processing.shards import RecordSource

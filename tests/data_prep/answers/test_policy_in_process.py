@@ -43,7 +43,7 @@ def policy(directory):
     return Policy(str(directory), batch=8)
 
 
-def test_a_request_has_its_answer_in_any_batch(policy):
+def test_a_request_has_its_answer_in_any_batch(policy, directory):
     arrived = {}
     bad = Request("What?", b"no picture", max_tokens=6, temperature=1.0)
     results = policy.answer([TEXT, bad, SEEN, TOLD, AGAIN], arrived.__setitem__)
@@ -54,7 +54,7 @@ def test_a_request_has_its_answer_in_any_batch(policy):
         assert isinstance(answer, Answer) and 0 < answer.completion_tokens <= 6 and answer.model == policy.name
         assert answer.truncated == (answer.completion_tokens == 6)
     assert answers[1].prompt_tokens > answers[0].prompt_tokens
-    assert policy.answer([TOLD, TEXT]) == [answers[2], answers[0]]
+    assert Policy(str(directory), batch=2).answer([AGAIN, TEXT, TOLD]) == [answers[3], answers[0], answers[2]]
 
 
 def test_attempts_are_draws_of_their_own(policy):

@@ -98,7 +98,6 @@ def test_records_of_a_real_model(served, tmp_path):
     records = []
     for (record_id, (question, gold)), answer in zip(QUESTIONS.items(), answers, strict=True):
         assert isinstance(answer, Answer), answer
-        print(answer)
         assert gold.lower() in answer.text.lower()
         assert answer.prompt_tokens > 5 and answer.completion_tokens > 2
         records.append(Record(record_id, (), question, gold, "open_ended", trace=answer.text, source="smollm2"))

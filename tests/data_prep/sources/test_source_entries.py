@@ -74,11 +74,19 @@ def rewritten(folders, source, changed, target):
 @SHARED_FOLDER
 @hypothesis.given(values=OBJECTS, key=st.sampled_from(["", "data"]), indent=st.sampled_from([None, 1]))
 def test_an_array_is_read_as_the_json_module_reads_it(tmp_path, small_pieces, values, key, indent):
-    content = json.dumps({"version": 123456789, key: values, "end": 1} if key else values, indent=indent)
+    content = json.dumps({"version": [1.5, {}], key: values, "end": 1} if key else values, indent=indent)
     path = tmp_path / "array.json"
     path.write_bytes(b"\xef\xbb\xbf" + content.encode())
     assert repr([entry.fields for entry in read_json(path, key)]) == repr(json.loads(content)[key] if key else values)
     assert [entry.place for entry in read_json(path, key)] == [f"array.json:{key}[{n}]" for n in range(len(values))]
+
+
+def test_a_number_may_end_in_another_piece(tmp_path, small_pieces):
+    """Whatever stands before it."""
+    path = tmp_path / "array.json"
+    for length in range(1, 30):
+        path.write_text(json.dumps({"v" * length: 123456, "data": [{"a": 1}]}))
+        assert [entry.fields for entry in read_json(path, "data")] == [{"a": 1}]
 
 
 @SHARED_FOLDER
@@ -203,6 +211,27 @@ def test_a_hostile_row_costs_itself(source, table, tmp_path):
     results = list(read_source(source, tmp_path))
     assert [entry.reason.partition(":")[0] for entry in results[:4]] == list(HOSTILE)
     assert isinstance(results[4], Draft)
+
+
+@pytest.mark.parametrize(
+    ("question", "solution", "reason"),
+    [
+        ("How long?\nChoices:\nB: 2\nA: 1", "Answer:A", "options out of order"),
+        ("How long?\nChoices:\nA: 1\nC: 2", "Answer:A", "options out of order"),
+        ("How long?\nChoices:\nA: 1\nor 2", "Answer:A", "options out of order"),
+        ("How long? A: 1, B: 2", "Answer:A", "no options"),
+        ("How long?\nChoices:\nA: 1\nB: 2", "Answer:C", "unreadable gold"),
+        ("How long?\nChoices:\nA: 1\nB: 2", "It is 1, as Answer: says.", "unreadable gold"),
+        ("How long?\n Choices: \n\n A: 1 \n B: 2", "(b)", ""),
+    ],
+)
+def test_what_a_geometry_question_is_set_aside_for(tmp_path, question, solution, reason):
+    conversations = [{"from": "human", "value": f"<image>\n{question}"}, {"from": "gpt", "value": solution}]
+    row = {"id": "1", "image": "1.png", "conversations": conversations}
+    source_fixtures.write_table(tmp_path / "a.parquet", [row], [source_fixtures.picture("1", "PNG")])
+    (result,) = read_source("geoqa170k", tmp_path)
+    assert isinstance(result, SetAside if reason else Draft)
+    assert result.reason.startswith(reason) if reason else (result.gold, result.choices) == ("B", ("1", "2"))
 
 
 def places(value, path=()):

@@ -28,7 +28,7 @@ def folders(tmp_path_factory):
     return source_fixtures.write_all(tmp_path_factory.mktemp("sources"))
 
 
-def clevr(number, row, question, gold, context):
+def clevr(number, row, question, gold, context, repairs=("number in words around it",)):
     return Draft(
         id=f"clevr_math-CLEVR_train_{number:06d}.png",
         source="clevr_math",
@@ -37,7 +37,7 @@ def clevr(number, row, question, gold, context):
         gold=gold,
         verifier="digit",
         context=context and f"The scene was made of these objects: {context}.",
-        metadata={"origin": f"{CLEVR}, row {row}"},
+        metadata={"origin": f"{CLEVR}, row {row}", "repairs": list(repairs)},
     )
 
 
@@ -147,7 +147,8 @@ DRAFTS = {
             "large blue metal sphere, small red metal cylinder, small red metal cylinder, small brown metal cylinder",
         ),
         clevr(
-            12, 1, "Add 2 red cubes. How many objects exist?", "4", "large green rubber cube, small cyan rubber sphere"
+            12, 1, "Add 2 red cubes. How many objects exist?", "4", "large green rubber cube, small cyan rubber sphere",
+            (),
         ),
         clevr(
             345, 2, "Subtract all cubes. How many objects are left?", "1",
@@ -273,7 +274,8 @@ REASONS = {
         ),
         (
             "clevr_math-CLEVR_train_000777.png",
-            f"unreadable gold: gold answer 'one' is not one integer, as the digit verifier expects ({CLEVR}, row 5)",
+            "unreadable gold: gold answer 'The answer is one' is not one integer, as the digit verifier expects "
+            f"({CLEVR}, row 5)",
         ),
     ],
     "geoqa170k": [

@@ -1,4 +1,4 @@
-"""Sizes of a Qwen2.5-VL, from a preset or from a checkpoint's `config.json`."""
+"""Sizes of a Qwen2.5-VL or Qwen2-VL, from a preset or from a checkpoint's `config.json`."""
 
 import dataclasses
 import json
@@ -7,6 +7,9 @@ from typing import Any
 from etils import epath
 
 from vlaa_jax.errors import InputError
+
+QWEN2_5, QWEN2 = "qwen2_5_vl", "qwen2_vl"  # `model_type` in config.json
+_ARCHITECTURES = {QWEN2_5: "Qwen2_5_VLForConditionalGeneration", QWEN2: "Qwen2VLForConditionalGeneration"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +35,11 @@ class TextConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VisionConfig:
-    """Vision tower sizes. A patch is `patch`^2 pixels of `temporal_patch` frames, `merge`^2 patches make a token."""
+    """Vision tower sizes. A patch is `patch`^2 pixels of `temporal_patch` frames, `merge`^2 patches make a token.
+
+    Qwen2-VL's tower has no windows: all of its layers are full, and windows only lay out its patches, as large as those
+    of Qwen2.5-VL, so that one plan and one list of buckets serve both.
+    """
 
     depth: int
     width: int
@@ -45,9 +52,10 @@ class VisionConfig:
     merge: int = 2  # patches
     window: int = 112  # pixels
     channels: int = 3
-    tokens_per_second: float = 2
+    tokens_per_second: float | None = 2  # temporal positions; None: every frame takes one, as in Qwen2-VL
     norm_epsilon: float = 1e-6
     rope_theta: float = 1e4
+    model_type: str = QWEN2_5
 
     @property
     def head_width(self) -> int:
@@ -68,6 +76,62 @@ class VisionConfig:
         """M: patch slots of a full window."""
         return (self.window_units * self.merge) ** 2
 
+    def to_hf(self) -> dict[str, Any]:
+        """`vision_config` of `config.json`."""
+        shared = {
+            "depth": self.depth,
+            "num_heads": self.heads,
+            "in_chans": self.channels,
+            "patch_size": self.patch,
+            "spatial_patch_size": self.patch,
+            "temporal_patch_size": self.temporal_patch,
+            "spatial_merge_size": self.merge,
+        }
+        if self.model_type == QWEN2:
+            return shared | {
+                "embed_dim": self.width,
+                "mlp_ratio": self.mlp_width // self.width,
+                "hidden_size": self.output_width,
+                "hidden_act": "quick_gelu",
+            }
+        return shared | {
+            "hidden_size": self.width,
+            "intermediate_size": self.mlp_width,
+            "out_hidden_size": self.output_width,
+            "hidden_act": "silu",
+            "fullatt_block_indexes": list(self.full_attention_layers),
+            "window_size": self.window,
+            "tokens_per_second": self.tokens_per_second,
+        }
+
+
+def qwen2_vision(
+    depth: int,
+    width: int,
+    heads: int,
+    mlp_ratio: float,
+    output_width: int,
+    *,
+    patch: int = 14,
+    merge: int = 2,
+    **sizes: Any,
+) -> VisionConfig:
+    """The tower of a Qwen2-VL; its MLP is `mlp_ratio` times as wide as its layers, `sizes` are further fields."""
+    return VisionConfig(
+        depth,
+        width,
+        heads,
+        int(mlp_ratio * width),
+        output_width,
+        full_attention_layers=tuple(range(depth)),
+        patch=patch,
+        merge=merge,
+        window=4 * merge * patch,
+        tokens_per_second=None,
+        model_type=QWEN2,
+        **sizes,
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -84,8 +148,8 @@ class ModelConfig:
         """`config.json` in the published flat layout."""
         text, vision = self.text, self.vision
         return {
-            "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-            "model_type": "qwen2_5_vl",
+            "architectures": [_ARCHITECTURES[vision.model_type]],
+            "model_type": vision.model_type,
             "torch_dtype": dtype,
             "vocab_size": text.vocabulary,
             "hidden_size": text.width,
@@ -104,27 +168,12 @@ class ModelConfig:
             "video_token_id": self.video_token,
             "vision_start_token_id": self.vision_start_token,
             "vision_end_token_id": self.vision_end_token,
-            "vision_config": {
-                "depth": vision.depth,
-                "hidden_size": vision.width,
-                "num_heads": vision.heads,
-                "intermediate_size": vision.mlp_width,
-                "out_hidden_size": vision.output_width,
-                "fullatt_block_indexes": list(vision.full_attention_layers),
-                "hidden_act": "silu",
-                "in_chans": vision.channels,
-                "patch_size": vision.patch,
-                "spatial_patch_size": vision.patch,
-                "temporal_patch_size": vision.temporal_patch,
-                "spatial_merge_size": vision.merge,
-                "window_size": vision.window,
-                "tokens_per_second": vision.tokens_per_second,
-            },
+            "vision_config": vision.to_hf(),
         }
 
 
 def preset(name: str) -> ModelConfig:
-    """`demo`, `3b` or `7b`. The published sizes are those of the released `config.json` files."""
+    """`demo`, `3b`, `7b` (Qwen2.5-VL), `qwen2-2b` or `qwen2-7b` (Qwen2-VL), with the sizes of the released files."""
     if name == "demo":
         return ModelConfig(
             text=TextConfig(
@@ -149,10 +198,14 @@ def preset(name: str) -> ModelConfig:
     published = {
         "3b": TextConfig(151936, 2048, 36, 16, 2, 11008, (16, 24, 24)),
         "7b": TextConfig(152064, 3584, 28, 28, 4, 18944, (16, 24, 24), tied_head=False),
+        "qwen2-2b": TextConfig(151936, 1536, 28, 12, 2, 8960, (16, 24, 24)),
+        "qwen2-7b": TextConfig(152064, 3584, 28, 28, 4, 18944, (16, 24, 24), tied_head=False),
     }
     if name not in published:
-        raise InputError(f"model preset {name!r} does not exist: expected demo, 3b or 7b")
+        raise InputError(f"model preset {name!r} does not exist: expected one of demo, {', '.join(published)}")
     text = published[name]
+    if name.startswith("qwen2-"):
+        return ModelConfig(text, qwen2_vision(32, 1280, 16, 4, text.width))
     return ModelConfig(text, VisionConfig(32, 1280, 16, 3420, text.width, (7, 15, 23, 31)))
 
 
@@ -169,8 +222,9 @@ def read_config(directory: str | epath.Path) -> ModelConfig:
         raw = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if raw.get("model_type") != "qwen2_5_vl":
-        raise InputError(f"{path}: model_type is {raw.get('model_type')!r}, expected 'qwen2_5_vl'")
+    if raw.get("model_type") not in _ARCHITECTURES:
+        known = " or ".join(map(repr, _ARCHITECTURES))
+        raise InputError(f"{path}: model_type is {raw.get('model_type')!r}, expected {known}")
     try:
         return _parse(raw)
     except KeyError as error:
@@ -179,10 +233,9 @@ def read_config(directory: str | epath.Path) -> ModelConfig:
 
 def _parse(raw: dict[str, Any]) -> ModelConfig:
     text = raw.get("text_config", raw)
-    vision = raw["vision_config"]
     rope = text.get("rope_parameters") or text.get("rope_scaling") or {}
     if text.get("use_sliding_window"):
-        raise InputError("config.json: use_sliding_window is true, which no published Qwen2.5-VL uses")
+        raise InputError("config.json: use_sliding_window is true, which no published Qwen2.5-VL or Qwen2-VL uses")
     return ModelConfig(
         text=TextConfig(
             vocabulary=text["vocab_size"],
@@ -197,23 +250,34 @@ def _parse(raw: dict[str, Any]) -> ModelConfig:
             # Written at the top, inside text_config, or in both places; absent means the class default.
             tied_head=bool(raw.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
         ),
-        vision=VisionConfig(
-            depth=vision["depth"],
-            width=vision["hidden_size"],
-            heads=vision["num_heads"],
-            mlp_width=vision["intermediate_size"],
-            output_width=vision["out_hidden_size"],
-            full_attention_layers=tuple(vision["fullatt_block_indexes"]),
-            patch=vision["patch_size"],
-            temporal_patch=vision.get("temporal_patch_size", 2),
-            merge=vision.get("spatial_merge_size", 2),
-            window=vision["window_size"],
-            channels=vision.get("in_channels", vision.get("in_chans", 3)),
-            tokens_per_second=vision.get("tokens_per_second", 4),
-            rope_theta=float((vision.get("rope_parameters") or {}).get("rope_theta", 1e4)),
-        ),
+        vision=_parse_vision(raw["vision_config"], raw["model_type"]),
         image_token=raw["image_token_id"],
         video_token=raw["video_token_id"],
         vision_start_token=raw["vision_start_token_id"],
         vision_end_token=raw["vision_end_token_id"],
+    )
+
+
+def _parse_vision(vision: dict[str, Any], model_type: str) -> VisionConfig:
+    shared = {
+        "depth": vision["depth"],
+        "heads": vision["num_heads"],
+        "patch": vision["patch_size"],
+        "temporal_patch": vision.get("temporal_patch_size", 2),
+        "merge": vision.get("spatial_merge_size", 2),
+        "channels": vision.get("in_channels", vision.get("in_chans", 3)),
+        "rope_theta": float((vision.get("rope_parameters") or {}).get("rope_theta", 1e4)),
+    }
+    if model_type == QWEN2:
+        return qwen2_vision(
+            width=vision["embed_dim"], mlp_ratio=vision["mlp_ratio"], output_width=vision["hidden_size"], **shared
+        )
+    return VisionConfig(
+        width=vision["hidden_size"],
+        mlp_width=vision["intermediate_size"],
+        output_width=vision["out_hidden_size"],
+        full_attention_layers=tuple(vision["fullatt_block_indexes"]),
+        window=vision["window_size"],
+        tokens_per_second=vision.get("tokens_per_second", 4),
+        **shared,
     )

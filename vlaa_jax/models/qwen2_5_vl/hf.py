@@ -91,6 +91,14 @@ _TABLE = (
     _Entry("vision.blocks.up_bias", "visual.blocks.{}.mlp.up_proj.bias", "F", "F"),
     _Entry("vision.blocks.down", "visual.blocks.{}.mlp.down_proj.weight", "FD", "DF"),
     _Entry("vision.blocks.down_bias", "visual.blocks.{}.mlp.down_proj.bias", "D", "D"),
+    # Qwen2-VL's tower has layer norms and an MLP of two layers.
+    _Entry("vision.blocks.norm1_bias", "visual.blocks.{}.norm1.bias", "D", "D"),
+    _Entry("vision.blocks.norm2_bias", "visual.blocks.{}.norm2.bias", "D", "D"),
+    _Entry("vision.blocks.mlp_in", "visual.blocks.{}.mlp.fc1.weight", "DF", "FD"),
+    _Entry("vision.blocks.mlp_in_bias", "visual.blocks.{}.mlp.fc1.bias", "F", "F"),
+    _Entry("vision.blocks.mlp_out", "visual.blocks.{}.mlp.fc2.weight", "FD", "DF"),
+    _Entry("vision.blocks.mlp_out_bias", "visual.blocks.{}.mlp.fc2.bias", "D", "D"),
+    _Entry("vision.merger_norm_bias", "visual.merger.ln_q.bias", "D", "D"),
     _Entry("vision.merger_norm", "visual.merger.ln_q.weight", "D", "D"),
     _Entry("vision.merger_in", "visual.merger.mlp.0.weight", "FD", "DF"),
     _Entry("vision.merger_in_bias", "visual.merger.mlp.0.bias", "D", "D"),
@@ -152,7 +160,7 @@ def local_folder(directory: str | os.PathLike[str]) -> pathlib.Path:
     return storage.fetch_folder(
         os.fspath(directory),
         lambda name: not name.endswith(_OTHER_WEIGHTS),
-        expected="a Hugging Face directory of a Qwen2.5-VL",
+        expected="a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
     )
 
 
@@ -302,7 +310,7 @@ def _places(model: Qwen2_5_VL) -> dict[str, _Place]:
     out = {}
     for entry in _TABLE:
         leaf = leaves.pop(entry.path, None)
-        if leaf is None:  # a tied model has no head of its own
+        if leaf is None:  # a tied model has no head of its own, and a tower one kind of block
             continue
         sizes = dict(zip(entry.axes, leaf.shape[entry.stacked :], strict=True))
         axes = re.findall(r"\((\w+)\)|(\w)", entry.published)
