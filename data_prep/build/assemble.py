@@ -12,7 +12,7 @@ import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
 from data_prep import pictures
-from data_prep.build.curation import Split, has_aha, rank
+from data_prep.build.curation import Split, rank
 from data_prep.build.engine import ASIDE, Aside, pipeline, write, write_counts
 from data_prep.build.folder import StepFolder, join, read_file, read_lines, write_file
 from data_prep.build.steps import reasoning, split_thinking
@@ -39,9 +39,6 @@ def make_record(draft: Draft, picture: bytes | None) -> Record:
     """A draft as a record: the reasoning is its trace, the gold its answer; how it came about is in the metadata."""
     thinking, final = split_thinking(reasoning(draft)) or ("", "")
     made = {"image": draft.image, "caption": draft.caption, "final": final, "text_question": draft.text_question}
-    metadata = draft.metadata | {name: text for name, text in made.items() if text}
-    if draft.distilled:
-        metadata["aha"] = has_aha(draft.distilled)
     return Record(
         id=draft.id,
         images=() if picture is None else (picture,),
@@ -52,7 +49,7 @@ def make_record(draft: Draft, picture: bytes | None) -> Record:
         box_space=draft.box_space,
         trace=thinking,
         source=draft.source,
-        metadata=metadata,
+        metadata=draft.metadata | {name: text for name, text in made.items() if text},
     )
 
 

@@ -2,17 +2,18 @@
 
 import hashlib
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
 from data_prep.answers.ledger import Ledger
 from data_prep.answers.open import Answerer, open_answerer
 from data_prep.build import assemble, collect, engine, report
-from data_prep.build.curation import candidate, choose
+from data_prep.build.curation import DisjointBy, Searched, Split, candidate, choose
 from data_prep.build.folder import FORMER, StepFolder, fingerprint, join, write_file
 from data_prep.build.steps import ASKING, Step, read_prompt
 from vlaa_jax.errors import InputError
@@ -60,6 +61,7 @@ class _Plan:
 
     def __init__(self, config: ConfigDict, out: str):
         self._config, self._out = config, out
+        _check(config)
         if is_remote(config.local or out):
             raise InputError(
                 f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}"
@@ -88,7 +90,7 @@ class _Plan:
             return {"curation": curation, "shards": config.shards.to_dict()}
         step = self._step(number)
         section = {name: config[step.name][name] for name in (*_DECISIVE, *step.rules)}
-        section["prompt"] = hashlib.sha256(self._prompts[number].encode()).hexdigest()
+        section["prompt"] = f"sha256 {hashlib.sha256(self._prompts[number].encode()).hexdigest()}"
         return {step.name: section}
 
     def _step(self, number: int) -> Step:
@@ -202,6 +204,25 @@ class _Plan:
 
     def _pictures(self) -> dict[str, str]:
         return {source.name: source.folder for source in self._sources}
+
+
+def _check(config: ConfigDict) -> None:
+    """Raises `InputError` for a value that a late step would stumble over, before the early ones are paid for."""
+    for field, allowed in {"aha": get_args(Searched), "disjoint_by": get_args(DisjointBy)}.items():
+        if config.curation[field] not in allowed:
+            raise InputError(f"config.curation.{field} is {config.curation[field]!r}: expected {' or '.join(allowed)}")
+    least = {"budget": 0, "most_unanswered": 0, "files": 1, "rewrite.drift": 0}
+    least |= {"shards.records_per_shard": 1, "shards.max_image_bytes": 0}
+    least |= {f"sources.{name}.limit": 0 for name in config.sources}
+    least |= {f"curation.quotas.{name}.{split}": 0 for name in config.sources for split in get_args(Split)}
+    values = _fields(config.to_dict())
+    for field, bound in least.items():
+        if values[field] < bound:
+            raise InputError(f"config.{field} is {values[field]}: expected {bound} or more")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", config.shards.name):
+        raise InputError(f"config.shards.name is {config.shards.name!r}: expected lower-case letters, digits and _")
+    if not re.fullmatch(r"\d+\.\d+\.\d+", config.shards.version):
+        raise InputError(f"config.shards.version is {config.shards.version!r}: expected three numbers, as 1.0.0")
 
 
 def _fields(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

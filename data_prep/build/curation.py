@@ -12,6 +12,8 @@ from data_prep.sources.published import PUBLISHED
 from vlaa_jax.errors import InputError
 
 Split = Literal["sft", "rl"]
+Searched = Literal["whole", "think"]
+DisjointBy = Literal["id", "image"]
 
 # Appendix A.2. They are looked for as substrings, as published: `against`, `await` and `checked` count.
 AHA = ("wait", "again", "double-check", "hmm", "mistake", "alternatively", "check", "i should confirm")
@@ -38,18 +40,13 @@ def has_aha(text: str) -> bool:
     return any(word in lowered for word in AHA)
 
 
-def candidate(draft: Draft, searched: str) -> Candidate:
+def candidate(draft: Draft, searched: Searched) -> Candidate:
     """A draft as curation sees it.
 
     Args:
       draft: verified.
-      searched: part of the distilled answer that the rule is applied to, `whole` or `think`.
-
-    Raises:
-      InputError: another part.
+      searched: part of the distilled answer that the rule is applied to.
     """
-    if searched not in ("whole", "think"):
-        raise InputError(f"config.curation.aha is {searched!r}: expected 'whole' or 'think'")
     parts = split_thinking(draft.distilled)
     text = parts[0] if searched == "think" and parts else draft.distilled
     return Candidate(draft.id, draft.source, draft.image, has_aha(text))
@@ -65,7 +62,7 @@ def choose(
     quotas: Mapping[str, Mapping[Split, int]],
     *,
     seed: int,
-    disjoint_by: str,
+    disjoint_by: DisjointBy,
 ) -> tuple[dict[str, Split], dict[str, str]]:
     """Divides the verified questions into SFT and RL.
 
@@ -83,10 +80,8 @@ def choose(
       The split of those chosen by id, and why each other one was left out.
 
     Raises:
-      InputError: an id occurs twice, or `disjoint_by` is none of the two.
+      InputError: an id occurs twice.
     """
-    if disjoint_by not in ("id", "image"):
-        raise InputError(f"config.curation.disjoint_by is {disjoint_by!r}: expected 'id' or 'image'")
     pools = collections.defaultdict(list)
     seen = set()
     for one in candidates:

@@ -9,7 +9,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
@@ -49,7 +48,6 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         runner = FnApiRunner()
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
     with beam.Pipeline(runner=runner, options=parsed) as made:
         yield made
 

@@ -45,7 +45,6 @@ def test_the_rewritten_reasoning_is_the_trace_and_the_gold_the_answer():
             "image": "1.jpg",
             "caption": "Two dots.",
             "final": "The answer is B.",
-            "aha": True,
         },
     )
 

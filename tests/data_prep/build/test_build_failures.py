@@ -129,6 +129,12 @@ def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
         ({"caption__key_variable": "SOME_KEY"}, "the environment variable SOME_KEY"),
         ({"verify__base_url": "localhost"}, "stage verify: base_url is 'localhost'"),
         ({"distil__prompt": "none.txt"}, "config.distil.prompt: none.txt cannot be read"),
+        ({"curation__aha": "final"}, "config.curation.aha is 'final': expected whole or think"),
+        ({"curation__disjoint_by": "picture"}, "config.curation.disjoint_by is 'picture': expected id or image"),
+        ({"curation__quotas__vizwiz__rl": -1}, "config.curation.quotas.vizwiz.rl is -1: expected 0 or more"),
+        ({"files": 0}, "config.files is 0: expected 1 or more"),
+        ({"shards__version": "1"}, "config.shards.version is '1': expected three numbers"),
+        ({"shards__name": "my-shards"}, "config.shards.name is 'my-shards': expected lower-case"),
         ({"local": "gs://bucket/x"}, "config.local: expected a folder on a disk"),
     ]:
         with pytest.raises(InputError, match=sentence):

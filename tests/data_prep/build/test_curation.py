@@ -39,8 +39,6 @@ def test_which_part_is_searched():
     assert candidate(thinking, "whole").aha and candidate(thinking, "think").aha
     assert candidate(final, "whole").aha and not candidate(final, "think").aha
     assert candidate(draft("no block, but wait"), "think").aha
-    with pytest.raises(InputError, match=r"config\.curation\.aha is 'final'"):
-        candidate(final, "final")
 
 
 def pool(source: str, count: int, *, aha: bool, start: int = 0, images: int = 10**9) -> list[Candidate]:
@@ -73,8 +71,6 @@ def test_disjoint_by_image():
     by_image, left = choose(both, quotas, seed=0, disjoint_by="image")
     assert collections.Counter(by_image.values()) == {"sft": 12, "rl": 4}
     assert collections.Counter(left.values())["its picture is in the RL split"] == 8
-    with pytest.raises(InputError, match="disjoint_by is 'picture'"):
-        choose(both, quotas, seed=0, disjoint_by="picture")
 
 
 def test_questions_without_a_picture_share_none():
