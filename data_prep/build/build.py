@@ -14,7 +14,7 @@ from data_prep.answers.ledger import Ledger
 from data_prep.answers.open import Answerer, open_answerer
 from data_prep.build import assemble, collect, engine, report
 from data_prep.build.curation import DisjointBy, Searched, Split, candidate, choose
-from data_prep.build.folder import FORMER, StepFolder, fingerprint, join, write_file
+from data_prep.build.folder import FORMER, StepFolder, check_place, fingerprint, join, write_file
 from data_prep.build.steps import ASKING, Step, read_prompt
 from vlaa_jax.errors import InputError
 from vlaa_jax.storage import is_remote
@@ -62,6 +62,7 @@ class _Plan:
     def __init__(self, config: ConfigDict, out: str):
         self._config, self._out = config, out
         _check(config)
+        check_place(out)
         if is_remote(config.local or out):
             raise InputError(
                 f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}"

@@ -41,6 +41,9 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
 
     Args:
       options: Beam's, as on a command line; without them one machine with four threads.
+
+    Raises:
+      InputError: the runner is unknown, or lacks an option.
     """
     parsed = PipelineOptions([*_DEFAULTS, *options])
     runner = parsed.view_as(StandardOptions).runner
@@ -48,7 +51,11 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         runner = FnApiRunner()
-    with beam.Pipeline(runner=runner, options=parsed) as made:
+    try:
+        made = beam.Pipeline(runner=runner, options=parsed)
+    except (ValueError, ImportError) as error:
+        raise InputError(f"--runner: {' '.join(str(error).split())}") from None
+    with made:
         yield made
 
 

@@ -139,6 +139,16 @@ def write_file(path: str, content: bytes) -> None:
     FileSystems.rename([partial], [path])
 
 
+def check_place(path: str) -> None:
+    """Raises `InputError` for a folder that Beam cannot reach."""
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        FileSystems.get_filesystem(path)
+    except ValueError:
+        raise InputError(f"{path} cannot be reached: gs:// needs pip install 'apache-beam[gcp]'") from None
+
+
 def join(*parts: str) -> str:
     from apache_beam.io.filesystems import FileSystems
 
