@@ -19,7 +19,8 @@ _LARGEST_SIDE = 640  # pixels; larger pictures are stored smaller
 _OPEN = 800  # characters; longer texts are folded
 _LONGEST = 50_000  # characters of one text on the page
 _CELL = 100  # characters; longer metadata are texts that fold, not rows
-_STEPS = ("caption", "distilled", "rewritten")  # what the steps of a build leave in the metadata, in their order
+# Texts that a build or an import leaves in the metadata, in the order in which they came about.
+_STEPS = ("text_question", "caption", "distilled", "rewritten", "final")
 
 # Control characters, marks that turn the direction of text or have no width, half surrogate pairs.
 _HIDDEN = re.compile(
@@ -140,7 +141,7 @@ def _record(record: Record) -> str:
     rows = {"source": record.source}
     if record.box_space:
         rows["box space"] = record.box_space
-    for name in sorted(record.metadata, key=lambda name: (_STEPS.index(name) if name in _STEPS else 9, name)):
+    for name in sorted(record.metadata, key=lambda name: (_STEPS.index(name) if name in _STEPS else len(_STEPS), name)):
         value = record.metadata[name]
         text = _flat(value)
         long = name in _STEPS or len(text) > _CELL or "\n" in text
