@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.page import Box, html_legend, html_page, html_picture
+from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.records import ProcessRecord, Record
 from vlaa_jax.rewards import box, iou
 
@@ -118,8 +119,6 @@ def _picture(encoded: bytes, boxes: Sequence[Box], name: str) -> str:
 
 def _gold_boxes(record: Record) -> list[Box]:
     """The gold box of an `iou` record in pixels of the stored picture; none where it cannot be read."""
-    from vlaa_jax.processing.images import read_size
-
     if record.verifier != "iou":
         return []
     try:

@@ -34,7 +34,7 @@ def scan(seed):
     generator = np.random.default_rng(seed)
     image = Image.new("RGB", (120, 160), "white")
     draw = ImageDraw.Draw(image)
-    for line in range(6, 150, 8):
+    for line in range(6, 150, 12):
         x = 8
         while x < generator.integers(20, 112):
             width = int(generator.integers(4, 20))
