@@ -22,6 +22,7 @@ from data_prep.pictures import MAX_PIXELS
 from data_prep.progress import progress
 from vlaa_jax import storage
 from vlaa_jax.errors import InputError
+from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.records import ProcessRecord, Record, Schema, check_record
 from vlaa_jax.processing.shards import MANIFEST, RecordSource, damages, open_split, read_splits
 from vlaa_jax.rewards import check_gold
@@ -203,8 +204,6 @@ def _look(encoded: bytes, *, whole: bool) -> tuple[int, int]:
     Raises:
       InputError: it is none, or too large; a damaged one where it is decoded.
     """
-    from vlaa_jax.processing.images import read_size  # seconds: the image processor
-
     try:
         width, height = Image.open(io.BytesIO(encoded)).size
     except UnidentifiedImageError:  # whose message names an address in memory

@@ -13,6 +13,7 @@ from data_prep.progress import progress
 from data_prep.question_overlap import Question, overlaps
 from data_prep.show_page import visible
 from vlaa_jax.errors import InputError, check_output
+from vlaa_jax.processing.images import decode
 from vlaa_jax.processing.shards import RecordSource, open_split
 
 _LISTED = 20
@@ -169,8 +170,6 @@ def _read(sources: Iterable[RecordSource]) -> _Side:
     for source in sources:
 
         def row(position: int, source: RecordSource = source) -> tuple[str, str, list[PictureHash]]:
-            from vlaa_jax.processing.images import decode  # seconds: the image processor
-
             record = source[position]
             try:
                 return record.id, record.question, [hash_picture(decode(encoded)) for encoded in record.images]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.page import Box, html_legend, html_page, html_picture
+from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.records import ProcessRecord, Record
 from vlaa_jax.rewards import box, iou
 
@@ -19,7 +20,8 @@ _LARGEST_SIDE = 640  # pixels; larger pictures are stored smaller
 _OPEN = 800  # characters; longer texts are folded
 _LONGEST = 50_000  # characters of one text on the page
 _CELL = 100  # characters; longer metadata are texts that fold, not rows
-_STEPS = ("caption", "distilled", "rewritten")  # what the steps of a build leave in the metadata, in their order
+# Texts that a build or an import leaves in the metadata, in the order in which they came about.
+_STEPS = ("text_question", "caption", "distilled", "rewritten", "final")
 
 # Control characters, marks that turn the direction of text or have no width, half surrogate pairs.
 _HIDDEN = re.compile(
@@ -117,8 +119,6 @@ def _picture(encoded: bytes, boxes: Sequence[Box], name: str) -> str:
 
 def _gold_boxes(record: Record) -> list[Box]:
     """The gold box of an `iou` record in pixels of the stored picture; none where it cannot be read."""
-    from vlaa_jax.processing.images import read_size
-
     if record.verifier != "iou":
         return []
     try:
@@ -140,7 +140,7 @@ def _record(record: Record) -> str:
     rows = {"source": record.source}
     if record.box_space:
         rows["box space"] = record.box_space
-    for name in sorted(record.metadata, key=lambda name: (_STEPS.index(name) if name in _STEPS else 9, name)):
+    for name in sorted(record.metadata, key=lambda name: (_STEPS.index(name) if name in _STEPS else len(_STEPS), name)):
         value = record.metadata[name]
         text = _flat(value)
         long = name in _STEPS or len(text) > _CELL or "\n" in text

@@ -115,7 +115,7 @@ def test_math_golds_are_parsed_unless_it_must_be_fast(data):
 def test_a_bomb_is_not_decoded(data, monkeypatch):
     bomb = encoded((10_000, 10_000), mode="1")
     folder = data({"train": [change(images=(bomb,))]})
-    monkeypatch.setattr("vlaa_jax.processing.images.read_size", lambda encoded: pytest.fail("decoded"))
+    monkeypatch.setattr("data_prep.check.read_size", lambda encoded: pytest.fail("decoded"))
     expected = ["train, record 'bad': picture 1 of 1: 10000 x 10000 pixels, more than 50,000,000"]
     assert check(folder).problems == check(folder, fast=True).problems == expected
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vlaa_jax.evaluation.report_style import STYLE
+from vlaa_jax.processing.images import decode
 
 BOXES = ("gold", "before", "after")  # in drawing order; each has its colour and line in the style
 _LOSSLESS_SIDE = 320
@@ -55,8 +56,6 @@ def html_picture(encoded: bytes, boxes: Sequence[Box], name: str, *, largest_sid
     Raises:
       InputError: an image that cannot be decoded.
     """
-    from vlaa_jax.processing.images import decode  # seconds: it loads the image processor
-
     image = decode(encoded)
     width, height = image.size
     lossless = max(width, height) <= _LOSSLESS_SIDE
