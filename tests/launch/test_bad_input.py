@@ -10,7 +10,7 @@ from tiny_checkpoint import picture, write_checkpoint
 from tiny_runs import ROOT, demo_config, write_shards
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing import records
+from vlaa_jax.processing import shards
 from vlaa_jax.processing.records import Record
 from vlaa_jax.training import settings
 
@@ -120,12 +120,12 @@ def test_a_record_that_cannot_be_used_is_named(tiny, tmp_path):
 
 def test_bad_records_are_skipped_and_counted_when_asked(tiny, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("VLAA_JAX_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(records, "check_record", lambda record: None)
+    monkeypatch.setattr(shards, "check_record", lambda record: None)
     odd = Record("odd", (picture(),), "What?", "1", "riddle")
-    shards = write_shards(tmp_path / "bad", odd, dataclasses.replace(odd, id="broken", images=(b"",), verifier="digit"))
+    data = write_shards(tmp_path / "bad", odd, dataclasses.replace(odd, id="broken", images=(b"",), verifier="digit"))
     config = demo_config("sft")
     with config.unlocked():
-        config.model.checkpoint, config.data.train = str(tiny.checkpoint), f"{shards}:test"
+        config.model.checkpoint, config.data.train = str(tiny.checkpoint), f"{data}:test"
         config.rollout.prompt_buckets = (4096,)
     encoder = settings.load_encoder(config)
     with pytest.raises(InputError, match=r"2 of 7 records cannot be used .*odd: verifier 'riddle' is none of digit"):

@@ -77,10 +77,12 @@ def test_flags_that_a_command_without_a_config_does_not_know(monkeypatch, capsys
     assert "unrecognized arguments: --config.seed=3" in capsys.readouterr().err
 
 
-def killed_build(tmp_path, *, kills: int, seconds: float, seed: int, sources: tuple[str, ...] | None = None):
+def killed_build(
+    tmp_path, *, kills: int, seconds: float, seed: int, sources: tuple[str, ...] = (), options: tuple[str, ...] = ()
+) -> None:
     """Kills a build `kills` times at random points, lets it end, and compares it with one that was left alone."""
     folders = source_fixtures.write_all(tmp_path / "sources")
-    folders = {name: folder for name, folder in folders.items() if sources is None or name in sources}
+    folders = {name: folder for name, folder in folders.items() if not sources or name in sources}
     draw = random.Random(seed)
 
     def slow(request, number):
@@ -88,7 +90,7 @@ def killed_build(tmp_path, *, kills: int, seconds: float, seed: int, sources: tu
 
     with loopback.Endpoint(slow) as endpoint:
         changes = {f"{step}__concurrency": 2 for step in builds.MODELS} | {"files": 3, "shards__records_per_shard": 8}
-        arguments = builds.command(folders, endpoint.base_url, tmp_path / "out", **changes)
+        arguments = [*builds.command(folders, endpoint.base_url, tmp_path / "out", **changes), "--", *options]
         for _ in range(kills):
             process = start(*arguments)
             time.sleep(draw.uniform(0, seconds))
@@ -105,7 +107,7 @@ def killed_build(tmp_path, *, kills: int, seconds: float, seed: int, sources: tu
 
 
 def test_a_killed_build_goes_on(tmp_path):
-    killed_build(tmp_path, kills=1, seconds=6, seed=0, sources=("vizwiz", "geoqa170k"))
+    killed_build(tmp_path, kills=1, seconds=6, seed=0, sources=("vizwiz", "geoqa170k"), options=SINGLE)
 
 
 @pytest.mark.slow

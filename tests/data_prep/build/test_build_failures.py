@@ -3,7 +3,9 @@
 import collections
 import io
 import json
+import pathlib
 import re
+import shutil
 import tarfile
 
 import loopback
@@ -24,7 +26,20 @@ def folders(tmp_path_factory):
     return {name: everything[name] for name in ("vizwiz", "allava_laion")}
 
 
-def test_a_bad_answer_costs_one_question(folders, tmp_path):
+@pytest.fixture(scope="module")
+def step_one(tmp_path_factory, folders):
+    out = tmp_path_factory.mktemp("collected") / "out"
+    build(config(folders, "http://127.0.0.1:9/v1"), str(out), steps=[1], options=SINGLE)
+    return out
+
+
+@pytest.fixture
+def out(step_one, tmp_path):
+    """A build whose first step is done."""
+    return pathlib.Path(shutil.copytree(step_one, tmp_path / "out"))
+
+
+def test_a_bad_answer_costs_one_question(folders, out):
     """An endpoint that hangs, answers 500, HTML, half a JSON, no text, too much or a NUL to one question each."""
     faults = [
         lambda request: loopback.stalled(5),
@@ -45,9 +60,9 @@ def test_a_bad_answer_costs_one_question(folders, tmp_path):
 
     with loopback.Endpoint(reply) as endpoint:
         changes = {"distil__retries": 1, "distil__timeout": 1.0, "most_unanswered": 0.7}
-        build(config(folders, endpoint.base_url, **changes), str(tmp_path), steps=[1, 2, 3], options=SINGLE)
-    lost = aside(tmp_path, "3_distil")
-    assert len(lost) == len(faults) and len(drafts(tmp_path, "3_distil")) == 1
+        build(config(folders, endpoint.base_url, **changes), str(out), steps=[2, 3], options=SINGLE)
+    lost = aside(out, "3_distil")
+    assert len(lost) == len(faults) and len(drafts(out, "3_distil")) == 1
     reasons = collections.Counter(entry["reason"] for entry in lost.values())
     assert reasons["the answer was cut at max_tokens"] == 1
     assert reasons["the answer cannot be used: it holds a NUL character"] == 1
@@ -61,7 +76,7 @@ def test_a_bad_answer_costs_one_question(folders, tmp_path):
     assert all(entry["draft"]["caption"] and not entry["draft"]["distilled"] for entry in lost.values())
 
 
-def test_a_verifier_that_is_not_clear_is_asked_once_more(folders, tmp_path):
+def test_a_verifier_that_is_not_clear_is_asked_once_more(folders, out):
     seen = collections.Counter()
 
     def reply(request, number):
@@ -78,49 +93,49 @@ def test_a_verifier_that_is_not_clear_is_asked_once_more(folders, tmp_path):
         return loopback.completion(request, say[seen[request["messages"][-1]["content"]] - 1])
 
     with loopback.Endpoint(reply) as endpoint:
-        build(config(folders, endpoint.base_url), str(tmp_path), steps=range(1, 6), options=SINGLE)
-    reasons = [entry["reason"] for entry in aside(tmp_path, "5_verify").values()]
+        build(config(folders, endpoint.base_url), str(out), steps=range(2, 6), options=SINGLE)
+    reasons = [entry["reason"] for entry in aside(out, "5_verify").values()]
     assert reasons == ["twice an answer other than asked for"]
     assert sorted(seen.values(), reverse=True)[:2] == [2, 2] and max(list(seen.values())[2:]) == 1
 
 
-def test_the_budget_stops_the_build_and_a_larger_one_goes_on(folders, tmp_path):
+def test_the_budget_stops_the_build_and_a_larger_one_goes_on(folders, out):
     prices = {"caption__price_prompt": 0.0, "caption__price_completion": 100.0, "caption__max_tokens": 100}
     prices |= {"caption__concurrency": 1}
     with loopback.Endpoint() as endpoint:
 
         def run(budget):
             made = config(folders, endpoint.base_url, budget=budget, **prices)
-            return build(made, str(tmp_path), steps=[1, 2], options=SINGLE)
+            return build(made, str(out), steps=[2], options=SINGLE)
 
         with pytest.raises(InputError, match=r"the budget of 0\.0125 is used up: "):
             run(0.0125)  # the worst case of an answer is 0.01, and about 0.002 is paid
-        report = json.loads((tmp_path / "report.json").read_text())
+        report = json.loads((out / "report.json").read_text())
         (caption,) = report["ledger"]
         assert 0 < endpoint.requests < 4 and caption["requests"] == endpoint.requests
         assert 0 < caption["cost"] <= 0.0125 and "2 caption" not in report["steps"]
         run(1.0)
         assert endpoint.requests == endpoint.answers == 4  # none was asked again
-        assert len(drafts(tmp_path, "2_caption")) == 8
+        assert len(drafts(out, "2_caption")) == 8
 
 
-def test_a_wrong_key_stops_the_build(folders, tmp_path):
+def test_a_wrong_key_stops_the_build(folders, out):
     with loopback.Endpoint(lambda request, number: loopback.failed(401)) as endpoint:
         with pytest.raises(InputError, match=r"stage caption: model captioner at .* \(401\)"):
-            build(config(folders, endpoint.base_url), str(tmp_path), steps=[1, 2], options=SINGLE)
-    assert not (tmp_path / "steps" / "2_caption" / "step.json").exists()
+            build(config(folders, endpoint.base_url), str(out), steps=[2], options=SINGLE)
+    assert not (out / "steps" / "2_caption" / "step.json").exists()
 
 
-def test_a_step_does_not_end_while_its_model_is_away(folders, tmp_path):
+def test_a_step_does_not_end_while_its_model_is_away(folders, out):
     away = True
     with loopback.Endpoint() as endpoint:
         endpoint.reply = lambda request, number: loopback.failed(503) if away else loopback.answer(request)
         made = config(folders, endpoint.base_url, caption__retries=0)
         with pytest.raises(InputError, match=r"step 2: 4 of 8 questions got no answer .*asks them again"):
-            build(made, str(tmp_path), steps=[1, 2], options=SINGLE)
+            build(made, str(out), steps=[2], options=SINGLE)
         away = False
-        build(made, str(tmp_path), steps=[2], options=SINGLE)
-    assert len(drafts(tmp_path, "2_caption")) == 8
+        build(made, str(out), steps=[2], options=SINGLE)
+    assert len(drafts(out, "2_caption")) == 8
 
 
 def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
