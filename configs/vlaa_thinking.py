@@ -23,7 +23,6 @@ def get_config() -> ConfigDict:
     config.most_unanswered = (
         0.01  # share of a step's questions without an answer, after all retries, that it may end with
     )
-    config.local = ""  # folder on a disk that all workers share, of ledger and shards; '' is the build's own
     config.files = 16  # that the drafts of a step are spread over: as many workers can read them at once
 
     config.sources = ConfigDict()

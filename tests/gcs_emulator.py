@@ -43,7 +43,7 @@ class Emulator:
         self.buckets: dict[str, dict[str, Stored]] = {}
         self.interfere: Callable[[str, str], int | None] = lambda method, name: None
         self.requests: list[str] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.uploads: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}
         self._generation = 0
         self._server = _Server(("127.0.0.1", 0), _handler(self))
@@ -190,9 +190,9 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 elif how == "upload":
                     self._upload(bucket, name, query, body)
                 elif self.command == "DELETE":
-                    self._check(bucket, name, query, must_exist=True)
                     with emulator.lock:
-                        emulator.buckets[bucket].pop(name, None)
+                        self._check(bucket, name, query, must_exist=True)
+                        del emulator.buckets[bucket][name]
                     self.answer(204)
                 elif "/rewriteTo/b/" in name:
                     source, _, target = name.partition("/rewriteTo/b/")
@@ -204,6 +204,8 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 elif self.command == "GET":
                     self._check(bucket, name, query)
                     stored = self._find(bucket, name)
+                    if query.get("generation", str(stored.generation)) != str(stored.generation):
+                        raise _Refused(404)  # versions that were replaced are gone
                     if query.get("alt") == "media":
                         self._media(stored)
                     else:
@@ -283,8 +285,7 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 fields, body = re.split(rb"\r?\n\r?\n", rest, maxsplit=1)
                 body = re.sub(rb"\r?\n\Z", b"", body.rpartition(b"--" + boundary)[0])
                 content_type = re.search(rb"(?i)content-type: *(\S+)", fields).group(1).decode()
-            self._check(bucket, name, query)
-            self.answer_json(_resource(bucket, name, emulator.write(bucket, name, body, content_type)))
+            self._write(bucket, name, query, body, content_type)
 
         def _continue(self, key: str, body: bytes) -> None:
             bucket, name, query, data = emulator.uploads[key]
@@ -295,8 +296,14 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
             data[int(first) :] = body
             if total == "*" or len(data) < int(total):
                 return self.answer(308, b"", {"Range": f"bytes=0-{len(data) - 1}"})
-            self._check(bucket, name, query)
-            return self.answer_json(_resource(bucket, name, emulator.write(bucket, name, bytes(data))))
+            return self._write(bucket, name, query, bytes(data))
+
+        def _write(self, bucket: str, name: str, query: Mapping[str, str], data: bytes, *content_type: str) -> None:
+            """Of writers that expect the same generation, one succeeds."""
+            with emulator.lock:
+                self._check(bucket, name, query)
+                stored = emulator.write(bucket, name, data, *content_type)
+            self.answer_json(_resource(bucket, name, stored))
 
     return Handler
 

@@ -121,10 +121,16 @@ def read_file(path: str) -> bytes | None:
     """None where there is no such file."""
     from apache_beam.io.filesystems import FileSystems
 
-    if not FileSystems.exists(path):
+    if not exists(path):
         return None
     with FileSystems.open(path) as file:
         return file.read()
+
+
+def exists(path: str) -> bool:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.exists(path)
 
 
 def write_file(path: str, content: bytes) -> None:
