@@ -1,11 +1,13 @@
-"""Google Cloud Storage on loopback: the part of its JSON API that gcsfs, tensorstore and google-cloud-storage speak.
+"""Google Cloud Storage on loopback: what gcsfs, tensorstore, google-cloud-storage and Beam speak of its JSON API.
 
 Objects live in memory. `interfere` makes it a bad network: it may answer in the server's place, or take its time.
 """
 
 import base64
+import contextlib
 import dataclasses
 import datetime
+import http.client
 import http.server
 import json
 import pathlib
@@ -50,7 +52,11 @@ class Emulator:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def server_address(self) -> tuple[str, int]:
+        return self._server.server_address
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,6 +179,8 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
             body = self._body()
             address = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(address.query))
+            if address.path == "/batch/storage/v1":
+                return self._batch(body)
             match = re.fullmatch(r"/(?:(upload|download)/)?storage/v1/b/([^/]+)(/o(?:/(.*))?)?", address.path)
             if match is None:
                 return self.answer(404)
@@ -194,11 +202,11 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                         self._check(bucket, name, query, must_exist=True)
                         del emulator.buckets[bucket][name]
                     self.answer(204)
-                elif "/rewriteTo/b/" in name:
-                    source, _, target = name.partition("/rewriteTo/b/")
-                    target = target.partition("/o/")[2]
+                elif copy := re.fullmatch(r"(.+)/(rewriteTo|copyTo)/b/[^/]+/o/(.+)", name):
+                    source, how, target = copy.groups()
                     stored = emulator.write(bucket, target, self._find(bucket, source).data)
-                    self.answer_json({"done": True, "resource": _resource(bucket, target, stored)})
+                    resource = _resource(bucket, target, stored)
+                    self.answer_json({"done": True, "resource": resource} if how == "rewriteTo" else resource)
                 elif self.command == "GET" and not name:
                     self.answer_json(_listing(emulator, bucket, query))
                 elif self.command == "GET":
@@ -217,6 +225,20 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 self.answer(refusal.status, b"" if refusal.status == 304 else json.dumps(message).encode())
 
         do_GET = do_POST = do_PUT = do_DELETE = serve
+
+        def _batch(self, body: bytes) -> None:
+            """Several requests in one, as Beam copies and deletes: each is sent here on its own."""
+            answers = []
+            for method, path in re.findall(rb"^([A-Z]+) (\S+) HTTP/1.1\r?$", body, re.MULTILINE):
+                address = urllib.parse.urlsplit(path.decode())
+                connection = http.client.HTTPConnection(*emulator.server_address)
+                with contextlib.closing(connection):
+                    connection.request(method.decode(), f"{address.path}?{address.query}")
+                    answer = connection.getresponse()
+                    head = f"HTTP/1.1 {answer.status} {answer.reason}\r\nContent-Type: application/json\r\n\r\n"
+                    answers.append(head.encode() + answer.read())
+            parts = [b"--part\r\nContent-Type: application/http\r\n\r\n" + answer + b"\r\n" for answer in answers]
+            self.answer(200, b"".join(parts) + b"--part--\r\n", {"Content-Type": "multipart/mixed; boundary=part"})
 
         def _body(self) -> bytes:
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):

@@ -156,7 +156,7 @@ def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
             build(config(folders, "http://127.0.0.1:9/v1", **changes), str(tmp_path))
     with pytest.raises(InputError, match="no source has a folder"):
         build(config({}, "http://127.0.0.1:9/v1"), str(tmp_path))
-    with pytest.raises(InputError, match="nosuch://x cannot be reached: gs:// needs pip install 'apache-beam"):
+    with pytest.raises(InputError, match="nosuch://x cannot be reached: gs:// needs pip install 'vlaa_jax"):
         build(config(folders, "http://127.0.0.1:9/v1"), "nosuch://x")
     with pytest.raises(InputError, match="--runner: Unexpected pipeline runner: Other"):
         build(config(folders, "http://127.0.0.1:9/v1"), str(tmp_path), steps=[1], options=["--runner=Other"])
