@@ -68,6 +68,7 @@ def test_workers_in_processes_of_their_own_share_the_budget(made, bucket):
         build(
             made(endpoint.base_url, budget=10.0),
             out,
+            steps=[1, 2, 3],
             options=("--direct_running_mode=multi_processing", "--direct_num_workers=2"),
         )
         requests = endpoint.requests
