@@ -7,7 +7,7 @@ whatever happened.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.storage import is_remote
@@ -99,7 +99,7 @@ def open_ledger(path: str) -> Ledger:
     return _class(path).open(path)
 
 
-def _class(path: str):
+def _class(path: str) -> type[Any]:
     if is_remote(path):
         from data_prep.answers.ledger_in_bucket import BucketLedger
 
