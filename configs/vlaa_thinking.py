@@ -3,7 +3,8 @@
 python -m data_prep build --config=configs/vlaa_thinking.py --out=DIR \
     --config.sources.arxivqa.folder=FOLDER ... --config.distil.base_url=URL
 
-A source takes part when it has a folder. What the paper does not state says so.
+A source takes part when it has a folder. What the paper does not state says so. `build --help` says what workers on
+several machines need.
 """
 
 from ml_collections import ConfigDict
@@ -18,18 +19,17 @@ def get_config() -> ConfigDict:
     """The paper's recipe."""
     config = ConfigDict()
     config.seed = 0  # of every draw: limits, quotas, order of the records
-    config.cache = ""  # folder of the answers, which several builds may share; '' is the build's own
+    config.cache = ""  # folder of the answers (or gs://), which several builds may share; '' is the build's own
     config.budget = 0.0  # of all steps, in the currency of the prices; 0: none
     config.most_unanswered = (
         0.01  # share of a step's questions without an answer, after all retries, that it may end with
     )
-    config.local = ""  # folder on a disk that all workers share, of ledger and shards; '' is the build's own
     config.files = 16  # that the drafts of a step are spread over: as many workers can read them at once
 
     config.sources = ConfigDict()
     for name, source in PUBLISHED.items():
-        # Step 1. `limit`: questions drawn; 0: all. Table 1 keeps more samples of COCO and VisualGenome than it has
-        # originals, unexplained, and gives no number for GeoQA170K.
+        # Step 1. `folder`: the same on every worker. `limit`: questions drawn; 0: all. Table 1 keeps more samples of
+        # COCO and VisualGenome than it has originals, unexplained, and gives no number for GeoQA170K.
         limit = 0 if source.route == "as_is" else source.original or 0
         config.sources[name] = ConfigDict({"folder": "", "limit": limit})
 

@@ -1,11 +1,13 @@
-"""Google Cloud Storage on loopback: the part of its JSON API that gcsfs, tensorstore and google-cloud-storage speak.
+"""Google Cloud Storage on loopback: what gcsfs, tensorstore, google-cloud-storage and Beam speak of its JSON API.
 
 Objects live in memory. `interfere` makes it a bad network: it may answer in the server's place, or take its time.
 """
 
 import base64
+import contextlib
 import dataclasses
 import datetime
+import http.client
 import http.server
 import json
 import pathlib
@@ -43,14 +45,18 @@ class Emulator:
         self.buckets: dict[str, dict[str, Stored]] = {}
         self.interfere: Callable[[str, str], int | None] = lambda method, name: None
         self.requests: list[str] = []
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()
         self.uploads: dict[str, tuple[str, str, dict[str, str], bytearray]] = {}
         self._generation = 0
         self._server = _Server(("127.0.0.1", 0), _handler(self))
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    @property
+    def server_address(self) -> tuple[str, int]:
+        return self._server.server_address
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,6 +179,8 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
             body = self._body()
             address = urllib.parse.urlsplit(self.path)
             query = dict(urllib.parse.parse_qsl(address.query))
+            if address.path == "/batch/storage/v1":
+                return self._batch(body)
             match = re.fullmatch(r"/(?:(upload|download)/)?storage/v1/b/([^/]+)(/o(?:/(.*))?)?", address.path)
             if match is None:
                 return self.answer(404)
@@ -190,20 +198,22 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 elif how == "upload":
                     self._upload(bucket, name, query, body)
                 elif self.command == "DELETE":
-                    self._check(bucket, name, query, must_exist=True)
                     with emulator.lock:
-                        emulator.buckets[bucket].pop(name, None)
+                        self._check(bucket, name, query, must_exist=True)
+                        del emulator.buckets[bucket][name]
                     self.answer(204)
-                elif "/rewriteTo/b/" in name:
-                    source, _, target = name.partition("/rewriteTo/b/")
-                    target = target.partition("/o/")[2]
+                elif copy := re.fullmatch(r"(.+)/(rewriteTo|copyTo)/b/[^/]+/o/(.+)", name):
+                    source, how, target = copy.groups()
                     stored = emulator.write(bucket, target, self._find(bucket, source).data)
-                    self.answer_json({"done": True, "resource": _resource(bucket, target, stored)})
+                    resource = _resource(bucket, target, stored)
+                    self.answer_json({"done": True, "resource": resource} if how == "rewriteTo" else resource)
                 elif self.command == "GET" and not name:
                     self.answer_json(_listing(emulator, bucket, query))
                 elif self.command == "GET":
                     self._check(bucket, name, query)
                     stored = self._find(bucket, name)
+                    if query.get("generation", str(stored.generation)) != str(stored.generation):
+                        raise _Refused(404)  # versions that were replaced are gone
                     if query.get("alt") == "media":
                         self._media(stored)
                     else:
@@ -215,6 +225,20 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 self.answer(refusal.status, b"" if refusal.status == 304 else json.dumps(message).encode())
 
         do_GET = do_POST = do_PUT = do_DELETE = serve
+
+        def _batch(self, body: bytes) -> None:
+            """Several requests in one, as Beam copies and deletes: each is sent here on its own."""
+            answers = []
+            for method, path in re.findall(rb"^([A-Z]+) (\S+) HTTP/1.1\r?$", body, re.MULTILINE):
+                address = urllib.parse.urlsplit(path.decode())
+                connection = http.client.HTTPConnection(*emulator.server_address)
+                with contextlib.closing(connection):
+                    connection.request(method.decode(), f"{address.path}?{address.query}")
+                    answer = connection.getresponse()
+                    head = f"HTTP/1.1 {answer.status} {answer.reason}\r\nContent-Type: application/json\r\n\r\n"
+                    answers.append(head.encode() + answer.read())
+            parts = [b"--part\r\nContent-Type: application/http\r\n\r\n" + answer + b"\r\n" for answer in answers]
+            self.answer(200, b"".join(parts) + b"--part--\r\n", {"Content-Type": "multipart/mixed; boundary=part"})
 
         def _body(self) -> bytes:
             if "chunked" not in self.headers.get("Transfer-Encoding", ""):
@@ -283,8 +307,7 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
                 fields, body = re.split(rb"\r?\n\r?\n", rest, maxsplit=1)
                 body = re.sub(rb"\r?\n\Z", b"", body.rpartition(b"--" + boundary)[0])
                 content_type = re.search(rb"(?i)content-type: *(\S+)", fields).group(1).decode()
-            self._check(bucket, name, query)
-            self.answer_json(_resource(bucket, name, emulator.write(bucket, name, body, content_type)))
+            self._write(bucket, name, query, body, content_type)
 
         def _continue(self, key: str, body: bytes) -> None:
             bucket, name, query, data = emulator.uploads[key]
@@ -295,8 +318,14 @@ def _handler(emulator: Emulator) -> type[http.server.BaseHTTPRequestHandler]:
             data[int(first) :] = body
             if total == "*" or len(data) < int(total):
                 return self.answer(308, b"", {"Range": f"bytes=0-{len(data) - 1}"})
-            self._check(bucket, name, query)
-            return self.answer_json(_resource(bucket, name, emulator.write(bucket, name, bytes(data))))
+            return self._write(bucket, name, query, bytes(data))
+
+        def _write(self, bucket: str, name: str, query: Mapping[str, str], data: bytes, *content_type: str) -> None:
+            """Of writers that expect the same generation, one succeeds."""
+            with emulator.lock:
+                self._check(bucket, name, query)
+                stored = emulator.write(bucket, name, data, *content_type)
+            self.answer_json(_resource(bucket, name, stored))
 
     return Handler
 

@@ -64,6 +64,20 @@ def test_a_small_file_is_written_only_over_the_version_expected(bucket):
     assert folder.read("lock") == (b"three", second)
 
 
+def test_a_small_file_that_is_written_again_while_it_is_read_is_the_new_one(bucket):
+    bucket.write("run/state", b"one")
+    asked = iter([False, True])  # its generation, then its content
+
+    def interfere(method, name):
+        if next(asked, False):
+            bucket.write("run/state", b"two")
+
+    bucket.emulator.interfere = interfere
+    content, generation = RemoteFolder(bucket.address("run")).read("state")
+    assert content == b"two"
+    RemoteFolder(bucket.address("run")).write("state", b"three", expected=generation)
+
+
 def test_a_folder_is_fetched_once_for_each_version_of_its_files(bucket, emulator):
     bucket.write("data/a", b"one")
     bucket.write("data/sub/b", b"two")

@@ -128,13 +128,15 @@ class RemoteFolder:
         """Content and generation of a small file; None where there is none."""
         exceptions = _exceptions()
         with _said(f"{self.address}/{name}"):
-            try:
+            while True:
                 blob = self._bucket.blob(self._prefix + name)
-                blob.reload(**_patience())
+                try:
+                    blob.reload(**_patience())
+                except exceptions.NotFound:
+                    return None
                 version = self._bucket.blob(self._prefix + name, generation=blob.generation)
-                return version.download_as_bytes(**_patience()), blob.generation
-            except exceptions.NotFound:
-                return None
+                with contextlib.suppress(exceptions.NotFound):  # written again meanwhile
+                    return version.download_as_bytes(**_patience()), blob.generation
 
     def write(self, name: str, content: bytes, *, expected: int) -> int:
         """Writes a small file in place of one version; returns the new generation.

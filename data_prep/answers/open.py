@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from data_prep.answers.cache import Cache, cache_key
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import Ledger, open_ledger
 from data_prep.answers.model import Answer, Model, Request, Unanswered
 from data_prep.answers.section import Section, read_section
 
@@ -25,7 +25,7 @@ class Answerer:
     Attributes:
       section: which model, where, how.
       cache: folder, or `gs://bucket/folder`.
-      ledger: file of `Ledger`.
+      ledger: that `create_ledger` has made.
       stage: name that costs and errors are reported under.
     """
 
@@ -45,6 +45,13 @@ class Answerer:
         """
         return self._desk().answer(requests)
 
+    def flush(self) -> None:
+        """Tells other processes what this one has asked and paid for; see `Ledger.flush`."""
+        with _opening:
+            desk = _desks.get((os.getpid(), self))
+        if desk is not None:
+            desk.flush()
+
     def _desk(self) -> "_Desk":
         with _opening:
             place = os.getpid(), self  # a forked process has none of its parent's threads
@@ -59,7 +66,7 @@ def open_answerer(section: Mapping[str, Any], *, cache: str, ledger: str, stage:
     Args:
       section: of the config, see `Section`.
       cache: folder of answers, or `gs://bucket/folder`.
-      ledger: file that `Ledger.create` has made.
+      ledger: that `create_ledger` has made.
       stage: name that costs and errors are reported under.
 
     Raises:
@@ -67,7 +74,7 @@ def open_answerer(section: Mapping[str, Any], *, cache: str, ledger: str, stage:
     """
     checked = read_section(section, stage)
     checked.key(stage)
-    Ledger.open(ledger)
+    open_ledger(ledger)
     return Answerer(checked, cache, ledger, stage)
 
 
@@ -77,7 +84,7 @@ class _Desk:
     def __init__(self, answerer: Answerer):
         self._stage = answerer.stage
         self._cache = Cache(answerer.cache)
-        self._ledger = Ledger.open(answerer.ledger)
+        self._ledger = open_ledger(answerer.ledger)
         self._model = _open_model(answerer, self._ledger)
         self._lock = threading.Lock()
         self._pending: dict[str, concurrent.futures.Future[Answer | Unanswered]] = {}
@@ -107,6 +114,9 @@ class _Desk:
             if isinstance(results[key], Answer):  # whoever asks the same again has it for nothing
                 results[key] = dataclasses.replace(results[key], cost=0.0, cached=True)
         return out
+
+    def flush(self) -> None:
+        self._ledger.flush()
 
     def _resolve(
         self, requests: Mapping[str, Request], futures: Mapping[str, concurrent.futures.Future[Answer | Unanswered]]

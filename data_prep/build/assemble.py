@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import io
 import json
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +12,14 @@ from apache_beam.utils.shared import Shared
 
 from data_prep import pictures
 from data_prep.build.curation import Split, rank
+from data_prep.build.destination import Destination
 from data_prep.build.engine import ASIDE, Aside, pipeline, write, write_counts
 from data_prep.build.folder import StepFolder, join, read_file, read_lines, write_file
 from data_prep.build.steps import reasoning, split_thinking
 from data_prep.drafts import Draft, SetAside, from_line
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import Record
-from vlaa_jax.processing.shards import Shard, appearing, finish, write_shard
+from vlaa_jax.processing.shards import Shard
 
 NAME = "curate"
 _QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)  # of JPEG
@@ -90,6 +90,13 @@ class Order:
     places: Mapping[str, tuple[Split, int, int]]
     left: Mapping[str, str]
 
+    def shards(self) -> dict[Split, int]:
+        """How many each split has."""
+        counts: dict[Split, int] = {}
+        for split, shard, _ in self.places.values():
+            counts[split] = max(counts.get(split, 0), shard + 1)
+        return counts
+
 
 def order(chosen: Mapping[str, Split], left: Mapping[str, str], *, seed: int, records_per_shard: int) -> Order:
     """The order of the records of each split: drawn, so that every shard holds all sources."""
@@ -104,7 +111,7 @@ def assemble(
     plan: Order,
     files: Sequence[str],
     step: StepFolder,
-    directory: pathlib.Path,
+    target: Destination,
     *,
     folders: Mapping[str, str],
     section: Mapping[str, Any],
@@ -117,18 +124,18 @@ def assemble(
       plan: where the records go.
       files: of the drafts.
       step: folder of step 6.
-      directory: of the shards; every worker must see it.
+      target: where the shards go.
       folders: of the sources' pictures, by source.
       section: `config.shards`.
       spread: number of files to write.
       options: Beam's.
 
     Raises:
-      InputError: the directory exists.
+      InputError: there is something already.
     """
     path = join(step.path, "order.json")
     write_file(path, json.dumps(dataclasses.asdict(plan), sort_keys=True).encode())
-    with appearing(directory) as folder:
+    with target.appearing() as folder:
         with pipeline(options) as made:
             placed = (
                 made
@@ -139,12 +146,11 @@ def assemble(
             failed = (
                 placed["places"]
                 | beam.GroupByKey()
-                | beam.ParDo(_WriteShard(folder, folders, section["max_image_bytes"], step.path))
+                | beam.ParDo(_WriteShard(folder, plan.shards(), folders, section, step.path))
             )
             write([(ASIDE, placed[ASIDE]), (ASIDE, failed)], step, spread)
         shards = [Shard(**json.loads(read_file(path) or b"")) for path in step.match("*.shard.json")]
-        finish(
-            folder,
+        folder.finish(
             shards,
             name=section["name"],
             version=section["version"],
@@ -176,8 +182,15 @@ class _Place(beam.DoFn):
 class _WriteShard(beam.DoFn):
     """A shard's lines; out come the drafts that cannot be in it. Its entry and its counts go to the step's folder."""
 
-    def __init__(self, folder: pathlib.Path, folders: Mapping[str, str], max_image_bytes: int, step: str):
-        self._folder, self._folders, self._max_image_bytes, self._step = folder, folders, max_image_bytes, step
+    def __init__(
+        self,
+        target: Destination,
+        counts: Mapping[Split, int],
+        folders: Mapping[str, str],
+        section: Mapping[str, Any],
+        step: str,
+    ):
+        self._target, self._counts, self._folders, self._section, self._step = target, counts, folders, section, step
 
     def process(self, group: tuple[tuple[str, int], Iterable[tuple[int, bytes]]]) -> Iterator[SetAside]:
         (split, number), lines = group
@@ -197,7 +210,7 @@ class _WriteShard(beam.DoFn):
                     counted[split, draft.source] += 1
                     yield record
 
-        shard = write_shard(self._folder, split, number, records())
+        shard = self._target.write(split, number, records(), name=self._section["name"], count=self._counts[split])
         name = f"{split}-{number:05d}"
         write_file(join(self._step, f"{name}.shard.json"), json.dumps(dataclasses.asdict(shard)).encode())
         write_counts(counted, self._step, name)
@@ -206,4 +219,4 @@ class _WriteShard(beam.DoFn):
     def _picture(self, draft: Draft) -> bytes | None:
         if not draft.image:
             return None
-        return shrink(pictures.read(self._folders[draft.source], draft.image), self._max_image_bytes)
+        return shrink(pictures.read(self._folders[draft.source], draft.image), self._section["max_image_bytes"])

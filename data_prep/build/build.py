@@ -1,26 +1,25 @@
 """The build: which steps there are to do, from what, in which order."""
 
 import hashlib
-import pathlib
 import re
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from ml_collections import ConfigDict
 
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import create_ledger, open_ledger
 from data_prep.answers.open import Answerer, open_answerer
 from data_prep.build import assemble, collect, engine, report
 from data_prep.build.curation import DisjointBy, Searched, Split, candidate, choose
-from data_prep.build.folder import FORMER, StepFolder, check_place, fingerprint, join, write_file
+from data_prep.build.destination import destination
+from data_prep.build.folder import FORMER, StepFolder, check_place, exists, fingerprint, join, write_file
 from data_prep.build.steps import ASKING, Step, read_prompt
 from vlaa_jax.errors import InputError
 from vlaa_jax.storage import is_remote
 
 STEPS = tuple(range(1, 7))
-SHARDS, LEDGER = "shards", "ledger.sqlite"
+SHARDS = "shards"
 # Of a model's section: what its answers depend on. The others may change on the way.
 _DECISIVE = ("model", "max_tokens", "temperature")
 
@@ -63,11 +62,8 @@ class _Plan:
         self._config, self._out = config, out
         _check(config)
         check_place(out)
-        if is_remote(config.local or out):
-            raise InputError(
-                f"config.local: expected a folder on a disk for ledger and shards, found {config.local or out}"
-            )
-        self._local = pathlib.Path(config.local or out)
+        self._shards = join(out, SHARDS)
+        self._ledger = join(out, "ledger.json" if is_remote(out) else "ledger.sqlite")
         self._cache = config.cache or join(out, "cache")
         self._sources = collect.sources(config)
         self._prompts = {step.number: read_prompt(step, config[step.name].prompt) for step in ASKING}
@@ -106,19 +102,18 @@ class _Plan:
         asking = [step for step in ASKING if step.number in todo]
         if not asking:
             return
-        ledger = str(self._local / LEDGER)
-        Ledger.create(ledger, self._config.budget)
+        create_ledger(self._ledger, self._config.budget)
         for step in asking:
             section = self._config[step.name].to_dict()
             model = {name: value for name, value in section.items() if name not in ("prompt", *step.rules)}
-            self._answerers[step.number] = open_answerer(model, cache=self._cache, ledger=ledger, stage=step.name)
+            self._answerers[step.number] = open_answerer(model, cache=self._cache, ledger=self._ledger, stage=step.name)
 
     def run(self, number: int, options: Sequence[str]) -> None:
         """Runs a step whose step before is whole."""
         folder = self._folders[number]
         _say(f"step {number} {folder.name}")
         if number == 6:
-            self._forget_shards()
+            destination(self._shards).forget(begun=folder.begun())
         folder.clear()
         if number == 1:
             collect.collect(self._sources, folder, self._config.files, options)
@@ -135,13 +130,12 @@ class _Plan:
         """Writes `report.json`; the same for people, with where everything is."""
         states = {f"{folder.number} {folder.name}": folder.state() for folder in self._folders.values()}
         steps = {name: state["counts"] for name, state in states.items() if state is not None}
-        ledger = self._local / LEDGER
-        stages = Ledger.open(str(ledger)).summary() if ledger.exists() else []
+        stages = open_ledger(self._ledger).summary() if exists(self._ledger) else []
         path = join(self._out, "report.json")
         write_file(path, report.as_json(steps, stages).encode())
         places = {"report": path, "set aside": join(self._out, "steps", "*", "aside-*.jsonl"), "answers": self._cache}
         if self._folders[6].state():
-            places = {"shards": str(self._local / SHARDS)} | places
+            places = {"shards": self._shards} | places
         listed = "\n".join(f"{name + ':':<10} {place}" for name, place in places.items())
         return "\n\n".join(part for part in (report.tables(steps, stages), listed) if part)
 
@@ -156,13 +150,6 @@ class _Plan:
             drafts=report.total(engine.read_counts(before)["passed"]),
         )
         engine.ask(asking, before.files(), self._folders[step.number], self._config.files, options)
-
-    def _forget_shards(self) -> None:
-        """Removes what a last step that was ended left: half a directory, or just before its end a whole one."""
-        for half in self._local.glob(f".{SHARDS}.*"):
-            shutil.rmtree(half)
-        if self._folders[6].begun() and (self._local / SHARDS).exists():
-            shutil.rmtree(self._local / SHARDS)
 
     def _curate(self, options: Sequence[str]) -> None:
         config, before, folder = self._config, self._folders[5], self._folders[6]
@@ -180,7 +167,7 @@ class _Plan:
             assemble.order(chosen, left, seed=config.seed, records_per_shard=config.shards.records_per_shard),
             before.files(),
             folder,
-            self._local / SHARDS,
+            destination(self._shards),
             folders=self._pictures(),
             section=config.shards.to_dict(),
             spread=config.files,

@@ -20,6 +20,7 @@ from data_prep.sources.readers import read_source
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import check_record
 from vlaa_jax.rewards import check_gold
+from vlaa_jax.storage import is_remote
 
 NAME = "collect"
 
@@ -45,7 +46,7 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
     """Those that have a folder.
 
     Raises:
-      InputError: none has one.
+      InputError: none has one, or it lies in a bucket.
     """
     found = [
         Source(name, section["folder"], section["limit"], config["seed"])
@@ -56,6 +57,12 @@ def sources(config: Mapping[str, Any]) -> list[Source]:
         raise InputError(
             f"no source has a folder: expected --config.sources.NAME.folder=..., NAME one of {', '.join(PUBLISHED)}"
         )
+    for source in found:
+        if is_remote(source.folder):
+            raise InputError(
+                f"config.sources.{source.name}.folder: {source.folder} lies in a bucket: expected a path that every "
+                "worker sees, as where the bucket is mounted (Cloud Storage FUSE)"
+            )
     return found
 
 

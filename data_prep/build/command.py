@@ -8,6 +8,14 @@ Each step writes its own folder below OUT/steps; what cannot go on is kept there
 are kept in OUT/cache: a build that was ended goes on with the same command, and nothing is paid for twice.
 
 Keys of the endpoints come from the environment variables that config.STEP.key_variable names.
+
+Workers on several machines, which any runner of Beam may have, need
+  --out=gs://BUCKET/FOLDER    for steps, answers, ledger and shards: the budget is then of all workers together, and
+                              a killed one counts as having spent what it had taken for its next requests
+  on every worker             pip install 'vlaa_jax[data,gcs]' 'apache-beam[gcp]', in an image for instance; the keys in
+                              its environment; the sources' folders under the same paths, on a shared disk or in a
+                              bucket that is mounted (Cloud Storage FUSE): sources are not read from gs:// itself
+config.STEP.concurrency, requests_a_minute and tokens_a_minute are of one worker process.
 """
 
 import argparse
@@ -15,12 +23,14 @@ import logging
 
 from vlaa_jax.errors import InputError
 
-_EPILOG = """examples:
+_EPILOG = r"""examples:
   python -m data_prep build --config=configs/vlaa_thinking.py --out=DIR --config.sources.arxivqa.folder=FOLDER
   python -m data_prep build ... --steps=1                 questions alone: what would be asked, nothing is paid
   python -m data_prep build ... --config.budget=200       stops before more is spent
   python -m data_prep build ... -- --direct_num_workers=8
-  python -m data_prep build ... --runner=FlinkRunner -- --flink_master=HOST:PORT
+  python -m data_prep build ... --out=gs://BUCKET/FOLDER --runner=FlinkRunner -- --flink_master=HOST:PORT
+  python -m data_prep build ... --out=gs://BUCKET/FOLDER --runner=DataflowRunner -- --project=PROJECT \
+      --region=REGION --temp_location=gs://BUCKET/FOLDER/temp --sdk_container_image=IMAGE
 """
 
 
@@ -35,7 +45,7 @@ def add_command(commands: argparse._SubParsersAction) -> None:
         allow_abbrev=False,
     )
     parser.add_argument("--config", required=True, help="FILE.py; --config.FIELD=VALUE sets any field of it")
-    parser.add_argument("--out", required=True, help="folder of the build")
+    parser.add_argument("--out", required=True, help="folder of the build, or gs://BUCKET/FOLDER")
     parser.add_argument("--steps", default="all", help="numbers of the steps to run, as 1,2,3; default %(default)s")
     parser.add_argument(
         "--runner", help="of Apache Beam; default: threads of this machine. Its options follow after --"

@@ -199,6 +199,10 @@ class _Ask(beam.DoFn):
             self._process.stopped = True
             yield beam.pvalue.TaggedOutput(STOPPED, SetAside("", "", self._asking.step.name, str(error)))
 
+    def finish_bundle(self) -> None:
+        """Before the runner counts drafts as done, the ledger has what they cost."""
+        self._asking.answerer.flush()
+
     def _answered(self, batch: list[Draft]) -> Iterator[Draft | Aside]:
         asking = self._asking
         waiting = [draft for draft in batch if asking.step.asks_for(draft)]

@@ -5,12 +5,14 @@ Paths go through Beam, so that they may lie in a bucket where Beam's part for it
 
 import dataclasses
 import hashlib
+import importlib.util
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from data_prep.drafts import Draft, from_line
 from vlaa_jax.errors import InputError
+from vlaa_jax.storage import is_remote
 
 # Of a step that is whole: what it was made from, and counts. Written last.
 STATE = "step.json"
@@ -121,10 +123,16 @@ def read_file(path: str) -> bytes | None:
     """None where there is no such file."""
     from apache_beam.io.filesystems import FileSystems
 
-    if not FileSystems.exists(path):
+    if not exists(path):
         return None
     with FileSystems.open(path) as file:
         return file.read()
+
+
+def exists(path: str) -> bool:
+    from apache_beam.io.filesystems import FileSystems
+
+    return FileSystems.exists(path)
 
 
 def write_file(path: str, content: bytes) -> None:
@@ -145,8 +153,12 @@ def check_place(path: str) -> None:
 
     try:
         FileSystems.get_filesystem(path)
+        # Without its part for credentials Beam would ask as nobody.
+        reached = not is_remote(path) or importlib.util.find_spec("google_auth_httplib2") is not None
     except ValueError:
-        raise InputError(f"{path} cannot be reached: gs:// needs pip install 'apache-beam[gcp]'") from None
+        reached = False
+    if not reached:
+        raise InputError(f"{path} cannot be reached: gs:// needs pip install 'vlaa_jax[gcs]' 'apache-beam[gcp]'")
 
 
 def join(*parts: str) -> str:

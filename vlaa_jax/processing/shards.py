@@ -167,6 +167,16 @@ def write_shard(
     return dataclasses.replace(shard, bytes=path.stat().st_size, sha256=_sha256(path))
 
 
+def shard_name(name: str, shard: Shard, count: int) -> str:
+    """File name of a shard in a finished data set, as TFDS expects it.
+
+    Args:
+      name: of the data set.
+      shard: one of its split's `count`.
+    """
+    return f"{name}-{shard.split}.array_record-{shard.number:05d}-of-{count:05d}"
+
+
 def finish(
     folder: pathlib.Path,
     shards: Sequence[Shard],
@@ -193,11 +203,11 @@ def finish(
         )
         own = sorted((shard for shard in shards if shard.split == split), key=lambda shard: shard.number)
         for shard in own:
-            path = pathlib.Path(template.sharded_filepath(shard_index=shard.number, num_shards=len(own)))
-            (folder / shard.part).rename(path)
             entry = dataclasses.asdict(shard)
             del entry["number"]
-            manifest[path.name] = entry
+            file = shard_name(name, shard, len(own))
+            (folder / shard.part).rename(folder / file)
+            manifest[file] = entry
         lengths, size = [shard.records for shard in own], sum(shard.bytes for shard in own)
         infos.append(tfds.core.SplitInfo(name=split, shard_lengths=lengths, num_bytes=size, filename_template=template))
     tfds.folder_dataset.write_metadata(

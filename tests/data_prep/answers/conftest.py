@@ -8,7 +8,7 @@ import loopback
 import pytest
 
 from data_prep.answers.endpoint import Endpoint
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import create_ledger, open_ledger
 from data_prep.answers.open import Answerer, open_answerer
 from data_prep.answers.section import read_section
 
@@ -34,16 +34,16 @@ class Desk:
         return {"model": "tiny", "base_url": self.server.base_url, "retries": 0, "timeout": 5.0} | fields
 
     def endpoint(self, budget: float = 0.0, **fields: Any) -> Endpoint:
-        return Endpoint(read_section(self.section(**fields), "caption"), "caption", Ledger.create(self.path, budget))
+        return Endpoint(read_section(self.section(**fields), "caption"), "caption", create_ledger(self.path, budget))
 
     def answerer(self, budget: float = 0.0, cache: str = "", stage: str = "caption", **fields: Any) -> Answerer:
-        """As a build start has it: `Ledger.create` goes on with a ledger that is there."""
-        Ledger.create(self.path, budget)
+        """As a build start has it: `create_ledger` goes on with a ledger that is there."""
+        create_ledger(self.path, budget)
         cache = cache or str(self.folder / "cache")
         return open_answerer(self.section(**fields), cache=cache, ledger=self.path, stage=stage)
 
     def total(self):
-        (total,) = Ledger.open(self.path).summary()
+        (total,) = open_ledger(self.path).summary()
         return total
 
 

@@ -118,11 +118,11 @@ def test_the_budget_ends_a_build_and_nothing_paid_is_lost(desk, server):
 
 KILLED = """
 import sys
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import create_ledger
 from data_prep.answers.model import Request
 from data_prep.answers.open import open_answerer
 folder, url = sys.argv[1:]
-Ledger.create(f"{folder}/ledger", 0)
+create_ledger(f"{folder}/ledger", 0)
 section = {"model": "tiny", "base_url": url, "concurrency": 4, "retries": 8, "price_completion": 1.0}
 answerer = open_answerer(section, cache=f"{folder}/cache", ledger=f"{folder}/ledger", stage="caption")
 print("\\n".join(answer.text for answer in answerer.answer([Request(f"Question {n}") for n in range(40)])))

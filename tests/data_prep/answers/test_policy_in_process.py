@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from data_prep.answers.cache import cache_key
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import create_ledger
 from data_prep.answers.model import Answer, Request, Unanswered
 from data_prep.answers.open import open_answerer
 from data_prep.answers.policy import Policy
@@ -99,7 +99,7 @@ def test_it_samples_what_a_rollout_samples(policy, directory):
 
 
 def test_behind_the_cache_it_costs_nothing(directory, tmp_path):
-    ledger = Ledger.create(str(tmp_path / "ledger"), 1.0)
+    ledger = create_ledger(str(tmp_path / "ledger"), 1.0)
     section = {"model": f"policy:{directory}", "price_completion": 5.0}
     answerer = open_answerer(section, cache=str(tmp_path / "c"), ledger=str(tmp_path / "ledger"), stage="caption")
     (first,) = answerer.answer([TEXT])

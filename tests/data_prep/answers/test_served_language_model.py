@@ -18,7 +18,7 @@ import urllib.request
 
 import pytest
 
-from data_prep.answers.ledger import Ledger
+from data_prep.answers.ledger import create_ledger
 from data_prep.answers.model import Answer, Request
 from data_prep.answers.open import open_answerer
 from vlaa_jax.processing.records import Record
@@ -90,7 +90,7 @@ def _unpack(directory: pathlib.Path) -> None:
 
 def test_records_of_a_real_model(served, tmp_path):
     url, name = served
-    ledger = Ledger.create(str(tmp_path / "ledger"), 0)
+    ledger = create_ledger(str(tmp_path / "ledger"), 0)
     section = {"model": name, "base_url": url, "concurrency": 2, "timeout": 300.0}
     answerer = open_answerer(section, cache=str(tmp_path / "cache"), ledger=str(tmp_path / "ledger"), stage="distil")
     requests = [Request(question, max_tokens=40) for question, _ in QUESTIONS.values()]

@@ -11,8 +11,11 @@ import source_fixtures
 import tiny
 from outcomes import SINGLE, aside, config, contents, drafts
 
+from data_prep.build.assemble import Order, assemble
 from data_prep.build.build import build
 from data_prep.build.curation import has_aha
+from data_prep.build.destination import destination
+from data_prep.build.folder import StepFolder, read_file
 from data_prep.digit_scenes.demo import SHIPPED_POLICY
 from data_prep.sources.published import PUBLISHED
 from vlaa_jax.errors import InputError
@@ -188,6 +191,43 @@ def test_a_picture_that_went_is_missed_in_the_shards_alone(finished, folders, tm
         {record.id for record in RecordSource(f"{out}/shards:sft")} for out in (finished.out, tmp_path / "out")
     )
     assert before - after == {record.id}
+
+
+def test_shards_in_a_bucket_are_those_on_disk(finished, folders, tmp_path, bucket, monkeypatch):
+    monkeypatch.setenv("VLAA_JAX_CACHE", str(tmp_path / "cache"))
+    made = config(folders, finished.endpoint.base_url)
+    before, curate = (StepFolder(str(finished.out), number, name) for number, name in ((5, "verify"), (6, "curate")))
+    plan = Order(**json.loads(read_file(f"{curate.path}/order.json")))
+    target = destination(bucket.address("shards"))
+
+    def write():
+        assemble(
+            plan,
+            before.files(),
+            StepFolder(str(tmp_path), 6, "curate"),
+            target,
+            folders={name: str(folder) for name, folder in folders.items()},
+            section=made.shards.to_dict(),
+            spread=3,
+            options=SINGLE,
+        )
+
+    write()
+    on_disk = {path.name: path.read_bytes() for path in (finished.out / "shards").iterdir()}
+    assert bucket.files("shards") == on_disk
+    versions = bucket.emulator.buckets[bucket.name]
+    assert max(versions, key=lambda name: versions[name].generation) == "shards/manifest.json"
+    for split in ("sft", "rl"):
+        assert list(RecordSource(f"{bucket.address('shards')}:{split}")) == list(
+            RecordSource(f"{finished.out}/shards:{split}")
+        )
+    with pytest.raises(InputError, match="shards exists already"):
+        write()
+    target.forget(begun=False)  # somebody's
+    assert bucket.files("shards") == on_disk
+    bucket.remove("shards/manifest.json")
+    target.forget(begun=False)  # half a data set
+    assert bucket.files() == {}
 
 
 def test_a_last_step_that_was_ended_begins_again(finished, folders, tmp_path):

@@ -36,7 +36,14 @@ def run(*arguments: str) -> tuple[int, str, str]:
 def test_help():
     code, text, _ = run("-m", "data_prep", "build", "--help")
     assert code == 0
-    for words in ("1 collect", "6 curate", "--config.budget=200", "--runner=FlinkRunner"):
+    for words in (
+        "1 collect",
+        "6 curate",
+        "--config.budget=200",
+        "--runner=FlinkRunner",
+        "--runner=DataflowRunner",
+        "--out=gs://",
+    ):
         assert words in text
 
 

@@ -150,14 +150,14 @@ def test_nothing_begins_with_a_wrong_config(folders, tmp_path, monkeypatch):
         ({"files": 0}, "config.files is 0: expected 1 or more"),
         ({"shards__version": "1"}, "config.shards.version is '1': expected three numbers"),
         ({"shards__name": "my-shards"}, "config.shards.name is 'my-shards': expected lower-case"),
-        ({"local": "gs://bucket/x"}, "config.local: expected a folder on a disk"),
+        ({"sources__vizwiz__folder": "gs://bucket/x"}, "config.sources.vizwiz.folder: gs://bucket/x lies in a bucket"),
     ]:
         with pytest.raises(InputError, match=sentence):
             build(config(folders, "http://127.0.0.1:9/v1", **changes), str(tmp_path))
     with pytest.raises(InputError, match="no source has a folder"):
         build(config({}, "http://127.0.0.1:9/v1"), str(tmp_path))
-    with pytest.raises(InputError, match="nosuch://x cannot be reached: gs:// needs pip install 'apache-beam"):
-        build(config(folders, "http://127.0.0.1:9/v1", local=str(tmp_path)), "nosuch://x")
+    with pytest.raises(InputError, match="nosuch://x cannot be reached: gs:// needs pip install 'vlaa_jax"):
+        build(config(folders, "http://127.0.0.1:9/v1"), "nosuch://x")
     with pytest.raises(InputError, match="--runner: Unexpected pipeline runner: Other"):
         build(config(folders, "http://127.0.0.1:9/v1"), str(tmp_path), steps=[1], options=["--runner=Other"])
     assert not (tmp_path / "steps").exists()
