@@ -18,8 +18,10 @@ from data_prep.build.folder import StepFolder, join, read_file, read_lines, writ
 from data_prep.build.steps import reasoning, split_thinking
 from data_prep.drafts import Draft, SetAside, from_line
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.records import Record, load_tfds
 from vlaa_jax.processing.shards import Shard
+
+load_tfds()  # with this module, because a runner's workers are processes of their own
 
 NAME = "curate"
 _QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)  # of JPEG

@@ -84,6 +84,15 @@ def check_record(record: Record | ProcessRecord) -> None:
         raise InputError(f"record {record.id}: verifier iou needs a box_space, one of {', '.join(BOX_SPACES[1:])}")
 
 
+def load_tfds() -> None:
+    """Imports all of TFDS that writing records needs, for a program that is about to start threads.
+
+    TFDS imports parts of itself when they are first used, and meanwhile replaces `__import__` in the whole process:
+    what another thread imports then is not what it asked for.
+    """
+    Schema(Record).serializer()
+
+
 class Schema(Generic[Kind]):
     """How the records of one kind are stored. Pickles."""
 

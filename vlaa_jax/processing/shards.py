@@ -21,7 +21,7 @@ import numpy as np
 
 from vlaa_jax import storage
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record
+from vlaa_jax.processing.records import Kind, ProcessRecord, Record, Schema, check_record, load_tfds
 
 MANIFEST = "manifest.json"
 FEATURES = "features.json"  # of TFDS
@@ -128,6 +128,7 @@ def write_split(
     Raises:
       InputError: no record, an id that occurs twice, or a field with a wrong value.
     """
+    load_tfds()  # threads may make the records
     shards: list[Shard] = []
     unique = _unique(split, records)
     while first := list(itertools.islice(unique, 1)):

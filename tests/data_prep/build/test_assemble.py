@@ -2,6 +2,8 @@
 
 import dataclasses
 import io
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,3 +85,19 @@ def test_records_are_drawn_into_full_shards():
     assert sorted(places[f"b-{i}"] for i in range(2)) == [("rl", 0, 0), ("rl", 0, 1)]
     assert order(dict(reversed(chosen.items())), {}, seed=0, records_per_shard=2).places == places
     assert order(chosen, {}, seed=1, records_per_shard=2).places != places
+
+
+def test_writing_imports_nothing_of_tfds(tmp_path):
+    """While TFDS imports parts of itself, the imports of a runner's other threads go wrong."""
+    code = f"""
+import pathlib, sys
+import data_prep.build.assemble
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.shards import write_shard
+
+before = set(sys.modules)
+write_shard(pathlib.Path({str(tmp_path)!r}), "train", 0, [Record("a", (b"x",), "?", "1", "digit", ("1",))])
+late = [name for name in set(sys.modules) - before if name.startswith(("tensorflow_datasets", "etils"))]
+assert not late, min(late)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
