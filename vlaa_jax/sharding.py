@@ -43,7 +43,7 @@ TRAINING: Rules = (
     (r"layers\.output", P("tensor", None, "fsdp")),
     (r"layers\.(gate|up)", P("fsdp", "tensor")),
     (r"layers\.down", P("tensor", "fsdp")),
-    (r"(bias|norm\d?)", P()),
+    (r"(bias|norm\d?|reward_head\.weight)", P()),
 )
 ROLLOUT: Rules = tuple((pattern, P(*(None if axis == "fsdp" else axis for axis in spec))) for pattern, spec in TRAINING)
 

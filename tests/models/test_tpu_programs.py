@@ -18,7 +18,7 @@ from vlaa_jax.processing.batches import Rows
 from vlaa_jax.processing.vision_plan import VisionArrays
 from vlaa_jax.sharding import TRAINING, make_mesh, parameter_shardings, row_shardings
 from vlaa_jax.training.grpo import Policy, Scored, group_loss
-from vlaa_jax.training.shared_prompt import SharedRows
+from vlaa_jax.objectives.shared_prompt import SharedRows
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 

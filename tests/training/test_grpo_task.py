@@ -21,7 +21,7 @@ from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.grpo import group_log_probabilities
 from vlaa_jax.training.grpo_task import GRPOTask, micro_batches
-from vlaa_jax.training.shared_prompt import row_bucket
+from vlaa_jax.objectives.shared_prompt import row_bucket
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 

@@ -21,7 +21,7 @@ from vlaa_jax.training import settings
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import Scored, group_log_probabilities, group_loss
 from vlaa_jax.training.grpo_task import GRPOTask
-from vlaa_jax.training.shared_prompt import SharedRows, lay_out, longest_row
+from vlaa_jax.objectives.shared_prompt import SharedRows, lay_out, longest_row
 
 
 class Ours:

@@ -5,6 +5,7 @@ is skipped by the index with a reason (`index.usable`), and refused where rows a
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from PIL.Image import Image
@@ -100,11 +101,29 @@ class Encoder:
         Raises:
           InputError: the text spells out an end token or an image placeholder, which no completion may hold.
         """
+        return np.asarray([*self._written(text), self.tokenizer.end_tokens[0]], np.int32)
+
+    def solution(self, steps: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids `[C]` of a solution that is to be scored, and the place `[S]` of each step's last token, a line end.
+
+        Each step becomes ids by itself, so those of a prefix do not depend on what follows it.
+
+        Args:
+          steps: of `steps.split_steps`.
+
+        Raises:
+          InputError: as `completion`.
+        """
+        parts = [self._written(f"{step}\n") for step in steps]
+        tokens = np.asarray([token for part in parts for token in part], np.int32)
+        return tokens, np.cumsum([len(part) for part in parts], dtype=np.int32) - 1
+
+    def _written(self, text: str) -> list[int]:
         ids = self.tokenizer.encode(text)
         for token in (*self.tokenizer.end_tokens, self.image_token):
             if token in ids:
                 raise InputError(f"a completion's text holds the special token {token}: {text[:80]!r}")
-        return np.asarray([*ids, self.tokenizer.end_tokens[0]], np.int32)
+        return ids
 
     def _images(self, record: Record) -> tuple[list[Image], tuple[Resize, ...]]:
         try:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.buckets import ladder
-from vlaa_jax.training.shared_prompt import ROW_MULTIPLE, longest_row
+from vlaa_jax.objectives.shared_prompt import ROW_MULTIPLE, longest_row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -40,7 +40,7 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
-from vlaa_jax.training.shared_prompt import SharedRows, row_bucket
+from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 
 # Seeds of the step's own permutations must differ from those of the data's epochs.
