@@ -34,7 +34,7 @@ def main() -> None:
     from data_prep.digit_scenes import controls
     from vlaa_jax.evaluation.tables import markdown_table
     from vlaa_jax.training.run_folder import open_run
-    from vlaa_jax.training.run_report import write_run_report
+    from vlaa_jax.training.run_report import answer_findings, write_run_report
 
     run = options.workdir
     header = open_run(run).header()["config"]
@@ -82,8 +82,8 @@ def main() -> None:
         print(f"\n{markdown_table(table)}")
     path = run / "evaluation" / "controls.json"
     path.write_text(json.dumps([vars(table) for table in tables], indent=1))
-    source = controls.held_out_source()
-    print(f"\nreport: {write_run_report(open_run(run), source)}")
+    findings = answer_findings(run, controls.held_out_source())
+    print(f"\nreport: {write_run_report(open_run(run), findings)}")
 
 
 def _seen(run: pathlib.Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""Exports a run as a Hugging Face directory.
+"""Exports a run as a Hugging Face directory; a reward model with its head beside the weights.
 
 python launch/export.py --workdir=runs/... --out=DIR [--step=N]
 """

@@ -7,7 +7,7 @@ python launch/tpu_compile.py --config=configs/grpo_mixed.py:7b --topology=v6e-16
   --config.FIELD=VALUE        sets any field of it
   --topology=NAME             v5e:4x4, v6e:2x4, v5p:2x2x1, a cloud name (v5litepod-16, v6e-8, v5p-8), slices (2xv5e:4x4)
   --json=FILE                 the same as JSON
-  --search                    the largest config.rollout.batch and config.updates.micro_batch that fit
+  --search                    the largest config.rollout.batch and config.updates.micro_batch (or rows) that fit
 
 It needs libtpu (pip install -e '.[plan]') and no TPU. Exit code 1: a program does not fit.
 """
@@ -35,7 +35,7 @@ def main() -> int:
         sys.argv,
         accepted="--topology=..., --json=... or --search",
         example="configs/grpo_mixed.py",
-        tasks=("grpo", "sft"),
+        tasks=("grpo", "sft", "prm"),
         needed={},
     )
     if not _TOPOLOGY.value:
@@ -63,7 +63,7 @@ def main() -> int:
         config = plan.search(config, sizes, topology, devices, say=say)
     print(tables.heading(config, sizes), flush=True)
     rows = list(plan.plan(config, sizes, topology, devices, say=say))
-    table = tables.table(rows, sft=config.task == "sft")
+    table = tables.table(rows, task=config.task)
     print(f"\n{text_table(table)}\n")
     for row in rows:
         for note in row.notes:

@@ -64,7 +64,7 @@ def main() -> None:
     from vlaa_jax.processing.shards import RecordSource
     from vlaa_jax.rewards import check_gold, load_scorer
     from vlaa_jax.training import saved_policy, settings
-    from vlaa_jax.training.loop import result_row
+    from vlaa_jax.training.held_out import result_row
     from vlaa_jax.training.run_folder import open_run, replace_file
 
     settings.enable_compilation_cache(cache_folder() / "programs")

@@ -1,7 +1,8 @@
-"""Trains a policy: SFT or GRPO, as the config says.
+"""Trains a policy (SFT or GRPO) or a reward model, as the config says.
 
 python launch/tpu_train.py --config=configs/grpo_mixed.py
 python launch/tpu_train.py --config=configs/grpo_mixed.py:3b --config.model.checkpoint=DIR --config.data.train=SHARDS
+python launch/tpu_train.py --config=configs/prm.py --config.data.train=PROCESS_SHARDS
 
   --config=FILE.py[:PRESET]   what to train; FILE says which presets there are
   --config.FIELD=VALUE        sets any field of it; lists as --config.FIELD='(1, 2)'
@@ -57,7 +58,7 @@ def _run(arguments: list[str]) -> int:
             arguments,
             accepted="--workdir=... or --profile=STEP,N",
             example="configs/grpo_mixed.py",
-            tasks=("grpo", "sft"),
+            tasks=("grpo", "sft", "prm"),
             needed=_NEEDED,
         )
     )
@@ -82,6 +83,7 @@ def _run(arguments: list[str]) -> int:
     from vlaa_jax.training import settings
     from vlaa_jax.training.grpo_task import GRPOTask
     from vlaa_jax.training.loop import Interrupted, train
+    from vlaa_jax.training.prm_task import PRMTask
     from vlaa_jax.training.sft_task import SFTTask
 
     settings.enable_compilation_cache(cache_folder() / "programs")
@@ -91,7 +93,8 @@ def _run(arguments: list[str]) -> int:
         mesh = distributed.together(lambda: settings.mesh(config, devices))
         jax.set_mesh(mesh)
         sharding.meet(mesh)
-    task = distributed.together(lambda: {"grpo": GRPOTask, "sft": SFTTask}[recorded.task](config))
+    tasks = {"grpo": GRPOTask, "sft": SFTTask, "prm": PRMTask}
+    task = distributed.together(lambda: tasks[recorded.task](config))
     try:
         report = train(task, workdir, recorded=recorded, command=command, profiled=profiled)
     except Interrupted as stop:

@@ -34,8 +34,12 @@ class Process:
 
 def flags(folder: pathlib.Path, task: str, **changes) -> list[str]:
     """The tiny run of `tiny.config` as a command line."""
-    values, split, file = {"grpo": (tiny.GRPO, "rl", "grpo_mixed"), "sft": (tiny.SFT, "sft", "sft")}[task]
-    values = values | {"model.checkpoint": folder / "policy", "data.train": f"{folder / 'scenes'}:{split}"}
+    values, data, file = {
+        "grpo": (tiny.GRPO, "scenes:rl", "grpo_mixed"),
+        "sft": (tiny.SFT, "scenes:sft", "sft"),
+        "prm": (tiny.PRM, "processes:train", "prm"),
+    }[task]
+    values = values | {"model.checkpoint": folder / "policy", "data.train": folder / data}
     values |= {name.replace("__", "."): value for name, value in changes.items()}
     return [f"--config=configs/{file}.py", *(f"--config.{field}={value}" for field, value in values.items())]
 

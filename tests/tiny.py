@@ -16,8 +16,12 @@ from ml_collections import ConfigDict
 from data_prep.digit_scenes import builder
 from data_prep.digit_scenes.tokenizer import build_tokenizer
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, TextConfig, VisionConfig, hf
+from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.processing.positions import mrope_positions
+from vlaa_jax.processing.records import ProcessRecord, Record
+from vlaa_jax.processing.shards import RecordSource, write_records
+from vlaa_jax.processing.steps import join_steps, split_steps
 from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.processing.vision_plan import WindowGeometry, plan
 
@@ -28,7 +32,7 @@ def _config_file(name: str) -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(path)))
 
 
-grpo_mixed, sft = _config_file("grpo_mixed"), _config_file("sft")
+grpo_mixed, sft, prm = _config_file("grpo_mixed"), _config_file("sft"), _config_file("prm")
 
 # Widths that occur nowhere else, so that a shape tells which tower an array belongs to.
 SIZES = ModelConfig(
@@ -97,6 +101,32 @@ def write_scenes(directory: pathlib.Path) -> None:
     builder.build(directory, splits=splits, progress=False)
 
 
+def write_processes(directory: pathlib.Path, scenes: pathlib.Path) -> None:
+    """Splits `train` and `heldout`: prefixes of the traces of ten scenes, and of a wrong way that leaves each."""
+    questions = [record for record in RecordSource(f"{scenes}:sft") if record.trace.startswith("Step 1")][:10]
+    records = [process for record in questions for process in _processes(record)]
+    held_out = {record.id for record in questions[7:]}
+    splits = {
+        "train": [record for record in records if record.id.rpartition("/")[0] not in held_out],
+        "heldout": [record for record in records if record.id.rpartition("/")[0] in held_out],
+    }
+    write_records(directory, splits, kind=ProcessRecord, name="tiny_processes", version="1.0.0")
+
+
+def _processes(record: Record) -> list[ProcessRecord]:
+    """Right steps are worth 1, those from a wrong one on 0, and its parent three quarters."""
+    right = split_steps(completion_text(record.trace, record.answer))
+    turn = len(right) // 2
+    wrong = [*right[:turn], f"Step {turn + 1}: nothing", *right[turn + 1 :]]
+    values = [0.75 if depth == turn - 1 else 1.0 for depth in range(len(right))]
+    nodes = [(right[: depth + 1], value) for depth, value in enumerate(values)]
+    nodes += [(wrong[: depth + 1], 0.0) for depth in range(turn, len(wrong))]
+    return [
+        ProcessRecord(f"{record.id}/{i}", record.images, record.question, join_steps(steps), value)
+        for i, (steps, value) in enumerate(nodes)
+    ]
+
+
 # Steps of a second: four prompts, two completions each, two updates of two micro-batches.
 GRPO = {
     "steps": 6,
@@ -128,16 +158,37 @@ SFT = {
     "rollout.window_buckets": (8,),
     "checkpoint.every": 2,
 }
+PRM = {
+    "steps": 6,
+    "updates.questions": 3,
+    "updates.rows": 4,
+    "updates.row_solutions": 4,
+    "updates.longest_row": 384,
+    "updates.longest_prompt": 128,
+    "updates.longest_solution": 144,
+    "updates.most_windows": 8,
+    "updates.row_buckets": (384,),
+    "updates.window_buckets": (8,),
+    "optimizer.learning_rate": 3e-3,
+    "evaluation.every": 2,
+    "evaluation.questions": 2,
+    "evaluation.truth": "",
+    "checkpoint.every": 2,
+}
 
 
 def config(task: str, folder: pathlib.Path, **changes) -> ConfigDict:
-    """The tiny run of `grpo` or `sft` in a folder that holds `policy` and `scenes`; dots in names as `__`."""
-    base, values, split = {"grpo": (grpo_mixed, GRPO, "rl"), "sft": (sft, SFT, "sft")}[task]
+    """The tiny run of a task in a folder that holds `policy`, `scenes` and `processes`; dots in names as `__`."""
+    base, values, data = {
+        "grpo": (grpo_mixed, GRPO, "scenes:rl"),
+        "sft": (sft, SFT, "scenes:sft"),
+        "prm": (prm, PRM, "processes:train"),
+    }[task]
     out = ConfigDict(base.get_config("demo"))
     values = {
         **values,
         "model.checkpoint": str(folder / "policy"),
-        "data.train": f"{folder / 'scenes'}:{split}",
+        "data.train": str(folder / data),
         **{name.replace("__", "."): value for name, value in changes.items()},
     }
     with out.unlocked():

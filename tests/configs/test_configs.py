@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from tiny import grpo_mixed, sft
+from tiny import grpo_mixed, prm, sft
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.objectives.kl import update_kl_coefficient
@@ -171,6 +171,40 @@ def test_the_recipe_of_supervised_fine_tuning():
     assert {name: config[name] for name in wanted} == wanted
 
 
+@pytest.mark.parametrize("preset", ["3b", "7b"])
+def test_the_recipe_of_reward_models(preset):
+    """ViLPRM: of all this the paper states the base model and the range of a score."""
+    config = fields(prm.get_config(preset))
+    wanted = {
+        "task": "prm",
+        "epochs": 2,
+        "steps": 0,
+        "model.checkpoint": "",
+        "model.kind": "process",
+        "model.dtype": "bfloat16",
+        "model.freeze_vision": True,
+        "data.max_pixels": 1_003_520,
+        "data.shuffled": False,
+        "updates.questions": 64,
+        "updates.longest_row": 4096,
+        "objective.loss": "mse",
+        "objective.pair_gap": 0.25,
+        "optimizer.learning_rate": 1e-5,
+        "optimizer.floor": 0.0,
+        "optimizer.warmup_share": 0.03,
+    }
+    assert {name: config[name] for name in wanted} == wanted
+    assert -(-16_926 // config["updates.questions"]) == 265  # updates of an epoch of ViLReward-73K
+
+
+def test_an_outcome_model_differs_from_a_process_model_in_what_it_scores_alone():
+    process, outcome = fields(prm.get_config("")), fields(prm.get_config("outcome"))
+    assert {name: value for name, value in outcome.items() if value != process[name]} == {"model.kind": "outcome"}
+    assert (process["model.checkpoint"], process["model.dtype"]) == ("demo", "float32")
+    with pytest.raises(InputError, match=r"'13b' does not exist: expected one of demo, outcome, 3b, 7b"):
+        prm.get_config("13b")
+
+
 # Fields that both files have and that differ on purpose.
 OWN = ("task", "steps", "optimizer.", "evaluation.every", "checkpoint.every", "updates.", "objective.chunk")
 
@@ -183,6 +217,15 @@ def test_what_both_recipes_have_they_have_alike(preset):
     assert {name: grpo[name] for name in shared} == {name: supervised[name] for name in shared}
 
 
+@pytest.mark.parametrize("preset", ["3b", "7b"])
+def test_a_reward_model_is_trained_like_a_policy(preset):
+    supervised, reward = fields(sft.get_config(preset)), fields(prm.get_config(preset))
+    own = ("task", "epochs", "updates.", "evaluation.")
+    shared = {name for name in set(reward) & set(supervised) if not name.startswith(own)}
+    assert len(shared) > 20
+    assert {name: reward[name] for name in shared} == {name: supervised[name] for name in shared}
+
+
 @pytest.mark.parametrize("preset", ["demo", "3b", "7b", "3b,basic", "3b,kl1"])
 def test_the_sections_make_an_objective(preset):
     config = grpo_mixed.get_config(preset)
@@ -191,7 +234,7 @@ def test_the_sections_make_an_objective(preset):
     assert objective.clip_high == config.objective.clip_high
 
 
-@pytest.mark.parametrize("module", [grpo_mixed, sft])
+@pytest.mark.parametrize("module", [grpo_mixed, prm, sft])
 def test_what_a_preset_of_the_paper_asks_for(module):
     config = module.get_config("3b")
     with pytest.raises(InputError, match=r"config\.model\.checkpoint is not set: expected a Hugging Face directory"):

@@ -16,6 +16,7 @@ from vlaa_jax.training import settings
 
 GRPO = "--config=configs/grpo_mixed.py"
 SFT = "--config=configs/sft.py"
+PRM = "--config=configs/prm.py"
 
 
 def shell(*arguments, cache="") -> str:
@@ -39,12 +40,14 @@ def shell(*arguments, cache="") -> str:
         ([f"{GRPO}:3b", "--config.model.checkpoint=x"], "3b needs --config.data.train=... (shards as DIRECTORY:SPLIT)"),
         ([f"{GRPO}:9b"], "preset '9b' does not exist: expected one of demo, 3b, 7b, "),
         ([f"{SFT}:13b"], "preset '13b' does not exist: expected "),
+        ([PRM], "prm.py needs --config.data.train=... (shards as DIRECTORY:SPLIT)"),
+        ([f"{PRM}:13b"], "preset '13b' does not exist: expected one of demo, outcome, 3b, 7b"),
         ([GRPO, "--config.foo=1"], "--config.foo=1: the config has no field 'foo'"),
         ([GRPO, "--config.model.foo=1"], "--config.model.foo=1: the config has no field 'foo'"),
         ([GRPO, "--config.steps=many"], "--config.steps=many: invalid literal for int()"),
         ([GRPO, "--config.optimizer.learning_rate=high"], "learning_rate=high: could not convert string to float"),
         ([GRPO, "--config.rollout.prompt_buckets=a,b"], "expected whole numbers above 0"),
-        ([GRPO, "--config.task=prm"], "config.task is 'prm': expected one of grpo, sft"),
+        ([GRPO, "--config.task=ppo"], "config.task is 'ppo': expected one of grpo, sft, prm"),
         (["--config=configs/none.py"], "No such file or directory: 'configs/none.py'"),
         (["--config=pyproject.toml"], "--config: the file cannot be loaded"),
         ([], "--config is missing"),

@@ -12,7 +12,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl.config import QWEN2, QWEN2_5, read_config
 from vlaa_jax.processing.records import Record
 from vlaa_jax.training import saved_policy
-from vlaa_jax.training.export import export, trained_policy
+from vlaa_jax.training.export import export, trained_model
 
 QUESTION = "How many dots are there?"
 
@@ -140,10 +140,10 @@ def test_a_failed_export_leaves_nothing(tiny, tmp_path, monkeypatch):
 
 def test_checkpoints_that_are_not_there(tiny, tmp_path):
     with pytest.raises(InputError, match="has no checkpoint of step 7: it holds 1"):
-        trained_policy(tiny.run.folder, tiny.run.config, 7)
+        trained_model(tiny.run.folder, tiny.run.config, 7)
     config = tiny.run.config.copy_and_resolve_references()
     with config.unlocked():
         config.model.checkpoint = str(write_checkpoint(tmp_path / "other", tied=False, seed=5))
     assert read_config(tmp_path / "other").text.width != read_config(tiny.checkpoint).text.width
     with pytest.raises(InputError, match="does not fit the start checkpoint"):
-        trained_policy(tiny.run.folder, config)
+        trained_model(tiny.run.folder, config)

@@ -14,9 +14,9 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models.attention import Causal
 from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
 from vlaa_jax.objectives.log_probabilities import token_log_probabilities
+from vlaa_jax.objectives.shared_prompt import lay_out, longest_row, row_bucket, row_tokens
 from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss, take_groups
-from vlaa_jax.objectives.shared_prompt import lay_out, longest_row, row_bucket, row_tokens
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 

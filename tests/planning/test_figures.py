@@ -25,7 +25,7 @@ GRPO_PARTS = ("rollout", "update")
 @functools.cache
 def rows(task: str, size: str, topology: str, parts: tuple[str, ...] = GRPO_PARTS, **changes) -> dict[str, Row]:
     """Programs by name; dots in the names of `changes` as `__`."""
-    config = ConfigDict({"grpo": tiny.grpo_mixed, "sft": tiny.sft}[task].get_config(size))
+    config = ConfigDict({"grpo": tiny.grpo_mixed, "sft": tiny.sft, "prm": tiny.prm}[task].get_config(size))
     with config.unlocked():
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     chips = read_topology(topology)
@@ -33,7 +33,7 @@ def rows(task: str, size: str, topology: str, parts: tuple[str, ...] = GRPO_PART
     say = lambda line: print(f"{task} {size} {topology}: {line}", file=sys.stderr, flush=True)  # noqa: E731
     found = list(plan(config, preset(size), chips, devices, say=say, parts=parts))
     print(f"\n{task} {size} on {chips.describe()}, {changes or 'the recipe'}")
-    print(heading(config, preset(size)), text_table(table(found, sft=task == "sft")), sep="\n")
+    print(heading(config, preset(size)), text_table(table(found, task=task)), sep="\n")
     return {row.program: row for row in found}
 
 
@@ -41,7 +41,7 @@ def rows(task: str, size: str, topology: str, parts: tuple[str, ...] = GRPO_PART
     ("size", "topology"),
     [("3b", "v5e:4x4"), ("3b", "v6e:2x4"), ("3b", "v5p:2x2x1"), ("7b", "v5p:2x2x2"), ("7b", "v6e:4x4")],
 )
-@pytest.mark.parametrize("task", ["grpo", "sft"])
+@pytest.mark.parametrize("task", ["grpo", "sft", "prm"])
 def test_every_program_of_the_recipe_fits(task, size, topology):
     found = rows(task, size, topology)
     assert set(found) >= {"update", "apply"}

@@ -19,6 +19,7 @@ from vlaa_jax.planning import plan as planning
 from vlaa_jax.planning.chips import open_topology, read_topology
 from vlaa_jax.planning.plan import Row, plan
 from vlaa_jax.planning.programs import TooLarge
+from vlaa_jax.planning.tables import heading, table
 from vlaa_jax.training.lifetimes import PROGRAMS
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="extra `plan` is not installed")
@@ -80,6 +81,27 @@ def test_a_trained_tower_keeps_patches_and_no_features():
     found = rows(model__freeze_vision=False)
     assert "patches" in found["update"].parts and "features" not in found["update"].parts
     assert found["update"].flops > rows()["update"].flops
+
+
+def test_a_reward_model_is_planned_with_its_scoring():
+    chips = read_topology("v5e:2x2")
+    config = ConfigDict(tiny.prm.get_config("demo"))
+    with config.unlocked():
+        config.update_from_flattened_dict(tiny.PRM)
+    found = {row.program: row for row in plan(config, tiny.SIZES, chips, list(open_topology(chips).devices))}
+    assert list(found) == ["update", "apply", "score"]
+    assert [row.runs for row in found.values()] == [1, 1, 0]
+    update, score = found["update"], found["score"]
+    assert all(row.fits and row.hbm_bytes == sum(row.parts.values()) for row in found.values())
+    # Tokens, lengths and ends of 4 solutions of 144 tokens and 32 steps; values and weights, of one of 4 rows a chip.
+    behind = 4 * (144 + 1 + 32) * 4
+    assert update.parts["micro-batches"] - score.parts["score"] == 2 * 4 * 32 * 4
+    assert behind < score.parts["score"] and "gradient" not in score.parts
+    # Weights and two moments of what is trained, with the head; scoring is a forward pass alone.
+    assert WEIGHTS <= update.parts["weights"] <= 1.2 * WEIGHTS
+    assert score.parts["weights"] == update.parts["weights"] and 0 < score.flops < 0.6 * update.flops
+    assert "4 rows of 384 tokens and 8 windows" in heading(config, tiny.SIZES)
+    assert "a micro-batch and its update takes" in table(list(found.values()), task="prm").note
 
 
 def test_what_does_not_fit_names_its_arrays_and_fields():

@@ -13,6 +13,7 @@ from resumable import made_up_rewards
 from vlaa_jax.ahead import compiling, distinct
 from vlaa_jax.errors import InputError
 from vlaa_jax.objectives.kl import update_kl_coefficient
+from vlaa_jax.objectives.shared_prompt import row_bucket
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rollout import schedule
 from vlaa_jax.training import experience
@@ -21,7 +22,6 @@ from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.grpo import group_log_probabilities
 from vlaa_jax.training.grpo_task import GRPOTask, micro_batches
-from vlaa_jax.objectives.shared_prompt import row_bucket
 
 COMPILED = "/jax/core/compile/backend_compile_duration"
 

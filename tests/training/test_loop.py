@@ -15,13 +15,41 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.training import loop
 from vlaa_jax.training.loop import Interrupted, train
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
+from vlaa_jax.training.run_report import Findings
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.task import StepReport
 
 COMMAND = "python launch/tpu_train.py --config=configs/grpo_mixed.py"
+
+
+class NothingHeldOut:
+    """An evaluation that a test may replace parts of."""
+
+    def programs(self):
+        return []
+
+    def due(self, number):
+        return False
+
+    def subset(self, check_stop):
+        raise AssertionError("never due")
+
+    def full(self, name, step, check_stop):
+        return {}
+
+    def done(self, name, step):
+        return True
+
+    def quality(self, metrics):
+        return metrics["evaluation/reward"]
+
+    def tables(self):
+        return []
+
+    def findings(self):
+        return Findings()
 
 
 class Counting:
@@ -45,6 +73,9 @@ class Counting:
 
     def programs(self):
         return []
+
+    def held_out(self, directory):
+        return NothingHeldOut()
 
     def step(self, number, clock, check_stop):
         self.before.get(number, lambda: None)()
@@ -225,8 +256,8 @@ def test_an_evaluation_that_is_left_is_made_up_for(tmp_path, monkeypatch):
         check_stop()
         return {"evaluation/reward": 0.5}
 
-    monkeypatch.setattr(loop._Evaluation, "due", lambda self, number: number % 2 == 0)
-    monkeypatch.setattr(loop._Evaluation, "subset", subset)
+    monkeypatch.setattr(NothingHeldOut, "due", lambda self, number: number % 2 == 0)
+    monkeypatch.setattr(NothingHeldOut, "subset", subset)
     run(tmp_path / "undisturbed")
     asked.append(True)
     with pytest.raises(Interrupted, match="stopped after step 2, which is saved; go on with: "):

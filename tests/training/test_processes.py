@@ -13,6 +13,7 @@ from processes import flags, lines, run, started
 # Two groups of two in rows of one completion: a row of a micro-batch for each of four devices.
 GRPO = {"steps": 40, "updates__micro_batch": 2, "updates__row_completions": 1, "checkpoint__every": 10}
 SFT = {"steps": 40, "checkpoint__every": 20}
+PRM = SFT | {"objective__loss": "pairwise", "optimizer__learning_rate": 1e-3}
 
 
 def told(processes) -> str:
@@ -136,7 +137,7 @@ def test_sft_in_two_processes_gives_the_bits_of_two_devices(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("task", "changes"), [("grpo", GRPO), ("sft", SFT)])
+@pytest.mark.parametrize(("task", "changes"), [("grpo", GRPO), ("sft", SFT), ("prm", PRM)])
 def test_four_processes_give_the_bits_of_four_devices(folder, task, changes):
     for count in (1, 4):
         processes = run(

@@ -1,5 +1,6 @@
 """A frozen vision tower: no gradient, no moments, no saved activations."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,9 +9,11 @@ import numpy as np
 import optax
 import pytest
 import tiny
+from flax import nnx
 
 from vlaa_jax.models.attention import Causal
-from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
+from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.training.state import combine, create_state, partition
 
@@ -30,6 +33,13 @@ def test_partition_and_combine(freeze):
     assert any("vision" in name for name in names(trainable)) != freeze
     assert all("vision" in name for name in names(frozen))
     assert bool(names(frozen)) == freeze
+
+
+def test_a_reward_model_has_no_moments_of_its_word_head():
+    sizes = dataclasses.replace(tiny.SIZES, text=dataclasses.replace(tiny.SIZES.text, tied_head=False))
+    make = {kind: nnx.eval_shape(lambda kind=kind: kind(sizes, nnx.Rngs(0))) for kind in (RewardModel, Qwen2_5_VL)}
+    frozen = {kind: names(partition(model, freeze_vision=False)[1]) for kind, model in make.items()}
+    assert not frozen[Qwen2_5_VL] and ["untied_head" in name for name in frozen[RewardModel]] == [True]
 
 
 def test_no_moments_of_a_frozen_tower():

@@ -17,10 +17,10 @@ from PIL import Image
 from vlaa_jax.benchmark.presets import Lengths, Preset
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
+from vlaa_jax.objectives.shared_prompt import longest_row
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.shards import RecordSource, write_records
 from vlaa_jax.training import settings
-from vlaa_jax.objectives.shared_prompt import longest_row
 
 POLICY, RECORDS, RUN = "policy", "records", "run.json"
 COMPLETIONS = "completions.npy"  # `[G, C]` ordinary tokens that both sides score and learn from

@@ -11,6 +11,7 @@ import numpy as np
 
 from vlaa_jax.benchmark.inputs import COMPLETIONS, DRAWN, read_inputs
 from vlaa_jax.benchmark.worker import peak_host_bytes, serve, timed
+from vlaa_jax.objectives.shared_prompt import SharedRows, lay_out, longest_row
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.generate import Generator
@@ -21,7 +22,6 @@ from vlaa_jax.training import settings
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo import Scored, group_log_probabilities, group_loss
 from vlaa_jax.training.grpo_task import GRPOTask
-from vlaa_jax.objectives.shared_prompt import SharedRows, lay_out, longest_row
 
 
 class Ours:

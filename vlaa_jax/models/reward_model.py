@@ -130,5 +130,3 @@ def save(model: RewardModel, kind: Kind, directory: pathlib.Path, layout: hf.Lay
         staging.rename(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-

@@ -62,6 +62,24 @@ def sft_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     return {"update": section.rows * (row + image * (1 if config.model.freeze_vision else 1 + _BACKWARD))}
 
 
+def prm_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
+    """Of the step of a reward model, and of scoring: rows that are full of solutions of equal length.
+
+    The longest prompt stands in them; one logit a step is nothing beside the rest.
+    """
+    section = config.updates
+    prompt, solutions = section.longest_prompt, section.row_solutions
+    own = (section.longest_row - prompt) / solutions
+    pairs = causal_pairs(prompt) + solutions * (own * prompt + causal_pairs(own))
+    row = text_flops(sizes.text, section.longest_row, pairs)
+    image = vision_flops(sizes.vision, section.most_windows)
+    trained = 1 if config.model.freeze_vision else 1 + _BACKWARD
+    return {
+        "update": section.rows * (row * (1 + _BACKWARD) + image * trained),
+        "score": section.rows * (row + image),
+    }
+
+
 def text_flops(text: TextConfig, tokens: float, pairs: float) -> float:
     """One forward pass of the layers over some tokens.
 

@@ -12,7 +12,7 @@ from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.planning import hlo
 from vlaa_jax.planning.chips import GIB, Topology
 from vlaa_jax.planning.cost import Cost, cost
-from vlaa_jax.planning.model_flops import grpo_flops, sft_flops
+from vlaa_jax.planning.model_flops import grpo_flops, prm_flops, sft_flops
 from vlaa_jax.planning.notes import notes
 from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
@@ -42,6 +42,7 @@ _TEMPORARIES = {
     "decode": "config.rollout.batch",
     "log_probabilities": "config.updates.micro_batch, or config.updates.row_completions",
     "update": "config.updates.micro_batch, config.updates.row_completions or config.objective.chunk",
+    "score": "config.updates.rows",
 }
 
 
@@ -51,7 +52,7 @@ class Row:
 
     Attributes:
       program: its name.
-      runs: in a step; of SFT in a micro-batch, since their number follows from the data.
+      runs: in a step; of SFT and reward models in a micro-batch, since their number follows from the data.
       hbm_bytes: all that is in a chip's memory while it runs.
       resident_bytes: arrays of the run that are no arguments of it.
       hbm_capacity_bytes: of a chip, by the compiler.
@@ -130,8 +131,8 @@ def plan(
         shards = row_shards()
         planner = Planner(config, sizes, say)
     runs = _runs(config, sizes, shards)
-    asked = grpo_flops(config, sizes, shards) if config.task == "grpo" else sft_flops(config, sizes)
-    for part in parts if config.task == "grpo" else ("sft",):
+    asked = _asked(config, sizes, shards)
+    for part in parts if config.task == "grpo" else (config.task,):
         programs = getattr(planner, part)()
         try:
             while compiled := _under(mesh, programs):
@@ -147,10 +148,17 @@ def _under(mesh: jax.sharding.Mesh, programs: Iterator[Compiled]) -> Compiled | 
         return next(programs, None)
 
 
+def _asked(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, float]:
+    """FLOPs that the model asks for, by program."""
+    if config.task == "grpo":
+        return grpo_flops(config, sizes, shards)
+    return prm_flops(config, sizes) if config.task == "prm" else sft_flops(config, sizes)
+
+
 def _runs(config: ConfigDict, sizes: ModelConfig, shards: int) -> dict[str, int]:
     """How often a step runs each program."""
-    if config.task == "sft":
-        return {"update": 1, "apply": 1}
+    if config.task != "grpo":
+        return {"update": 1, "apply": 1, "score": 0}  # a step scores nothing; an evaluation does
     rollout, section = config.rollout, config.updates
     batch = min(rollout.batch, rollout.prompts)
     prefills = -(-rollout.prompts // (shards * prompts_at_once(batch // shards, longest_prompt(config))))
@@ -233,9 +241,10 @@ def search(
     *,
     say: Callable[[str], None] = lambda line: None,
 ) -> ConfigDict:
-    """The config with the largest batches that fit: prompts answered at once, groups (SFT: rows) of a micro-batch.
+    """The config with the largest batches that fit: prompts answered at once, groups of a micro-batch.
 
-    Of the sizes that fit the step and the mesh, by bisection: memory grows with them.
+    SFT and reward models have rows in place of groups. Of the sizes that fit the step and the mesh, by bisection:
+    memory grows with them.
 
     Raises:
       InputError: not even the smallest fits, or none does.
@@ -243,8 +252,8 @@ def search(
     mesh = make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
     with jax.set_mesh(mesh):
         shards = row_shards()
-    if config.task == "sft":
-        wanted = {"updates.rows": ("sft", [shards * 2**power for power in range(5)])}
+    if config.task != "grpo":
+        wanted = {"updates.rows": (config.task, [shards * 2**power for power in range(5)])}
     else:
         wanted = {
             "rollout.batch": ("rollout", rollout_batches(config, shards)),

@@ -21,16 +21,21 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.ahead import resized, rows_of, weights_of
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
+from vlaa_jax.models.reward_model import RewardModel
+from vlaa_jax.objectives.step_scores import score_steps
 from vlaa_jax.processing.batches import Rows, Targets
+from vlaa_jax.processing.solutions import Solutions
 from vlaa_jax.processing.vision_plan import VisionArrays
 from vlaa_jax.rollout.programs import RolloutPrograms, weights_shapes
 from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers
 from vlaa_jax.sharding import TRAINING, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import check_sft_sizes, grpo_sizes, longest_prompt, longest_update_row, most_windows
+from vlaa_jax.training.batch_sizes import check_rows, grpo_sizes, longest_prompt, longest_update_row, most_windows
 from vlaa_jax.training.grpo import group_log_probabilities, group_loss, reference_weights, take_groups
 from vlaa_jax.training.grpo_programs import step_shapes
-from vlaa_jax.training.lifetimes import is_alive
+from vlaa_jax.training.lifetimes import SCORE, is_alive
+from vlaa_jax.training.prm import Labels
+from vlaa_jax.training.prm_index import model_kind
 from vlaa_jax.training.state import TrainState
 
 Tree = TypeVar("Tree")
@@ -102,8 +107,9 @@ class Planner:
         if config.task == "grpo":
             self._counts = grpo_sizes(config, shards)
         else:
-            check_sft_sizes(config, shards)
-        model = jax.eval_shape(lambda: Qwen2_5_VL(sizes, nnx.Rngs(0)))
+            check_rows(config, shards)
+        architecture = RewardModel if config.task == "prm" else Qwen2_5_VL
+        model = jax.eval_shape(lambda: architecture(sizes, nnx.Rngs(0)))
         self._model = weights_of(model, TRAINING)
         self.arrays: dict[str, Any] = {}
         self._waiting: tuple[str, ...] = ()  # arrays that are on the chip only while they are used
@@ -111,6 +117,8 @@ class Planner:
             policy, objective = settings.policy(config), settings.objective(config)
             self._describe_training(functools.partial(group_loss, policy=policy, objective=objective))
             self._describe_step()
+        elif config.task == "prm":
+            self._describe_training(settings.labelled_loss(config))
         else:
             self._describe_training(settings.packed_loss(config))
 
@@ -207,6 +215,26 @@ class Planner:
         self.arrays["micro-batches"] = [self._batch]
         self._describe_gradient()
         yield from self._steps()
+
+    def prm(self) -> Iterator[Compiled]:
+        """The step of a reward model, and the scoring of held-out steps."""
+        section = self._config.updates
+        count, group = section.rows, section.row_solutions
+        steps = section.most_steps if model_kind(self._config) == "process" else 1
+        solutions = Solutions(
+            self._rows(count, section.longest_prompt, section.most_windows),
+            tokens=_array(jnp.int32, count, group, section.longest_solution),
+            lengths=_array(jnp.int32, count, group),
+            ends=_array(jnp.int32, count, group, steps),
+            length=section.longest_row,
+        )
+        labels = Labels(*(_array(jnp.float32, count, group, steps) for _ in range(2)))
+        self._batch = (solutions, labels)
+        self.arrays["micro-batches"], self.arrays[SCORE] = [self._batch], solutions
+        self._describe_gradient()
+        yield from self._steps()
+        dtype = self._config.model.dtype
+        yield self._compile(SCORE, score_steps, self._state.model, solutions, dtype=dtype)[0]
 
     def _rows(self, count: int, length: int, windows: int) -> Rows:
         vision = self._sizes.vision

@@ -20,14 +20,21 @@ def heading(config: ConfigDict, sizes: ModelConfig) -> str:
     """The sizes at which the programs are compiled, in one or two lines."""
     tower = "frozen" if config.model.freeze_vision else "trained"
     unit = sizes.vision.window_slots // sizes.vision.merge**2
+    section = config.updates
+    if config.task == "prm":
+        return (
+            f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; {section.rows} rows of "
+            f"{section.longest_row:,} tokens and {section.most_windows} windows ({section.most_windows * unit:,} image "
+            f"tokens) a micro-batch; in a row up to {section.row_solutions} solutions of {section.longest_solution:,} "
+            f"tokens and {section.most_steps} steps"
+        )
     if config.task == "sft":
-        section = config.updates
         return (
             f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; {section.rows} rows of "
             f"{section.row_tokens:,} tokens, {section.row_targets:,} targets and {section.row_windows} windows "
             f"({section.row_windows * unit:,} image tokens) a micro-batch"
         )
-    rollout, section = config.rollout, config.updates
+    rollout = config.rollout
     batch = min(rollout.batch, rollout.prompts)
     in_row = section.row_completions or rollout.group_size
     return (
@@ -39,7 +46,7 @@ def heading(config: ConfigDict, sizes: ModelConfig) -> str:
     )
 
 
-def table(rows: Sequence[Row], *, sft: bool) -> Table:
+def table(rows: Sequence[Row], *, task: str) -> Table:
     """A row for each program, all of one chip."""
     cells = [
         [
@@ -61,7 +68,7 @@ def table(rows: Sequence[Row], *, sft: bool) -> Table:
             strict=True,
         )
     )
-    unit = "a micro-batch and its update" if sft else "a step"
+    unit = "a step" if task == "grpo" else "a micro-batch and its update"
     note = (
         f"Of one chip and one run of each program; it fits up to {ROOM:.0%} of {rows[0].hbm_capacity_bytes / GIB:.2f} "
         f"GiB. Seconds are bounds of a model (vlaa_jax/planning/cost.py), no timings: {unit} takes {overlapped:.3g} s "

@@ -7,8 +7,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.processing.buckets import ladder
 from vlaa_jax.objectives.shared_prompt import ROW_MULTIPLE, longest_row
+from vlaa_jax.processing.buckets import ladder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +116,8 @@ def micro_batches(config: ConfigDict, shards: int) -> list[int]:
     return [size for size in range(1, groups + 1) if groups % size == 0 and size * parts % shards == 0]
 
 
-def check_sft_sizes(config: ConfigDict, shards: int) -> None:
-    """As `grpo_sizes`."""
+def check_rows(config: ConfigDict, shards: int) -> None:
+    """As `grpo_sizes`, of the rows of a micro-batch."""
     rows = config.updates.rows
     _expect("updates.rows", rows, (max(1, rows // shards) * shards,), f"a multiple of the {shards} parts of the mesh")
 

@@ -1,4 +1,4 @@
-"""A run's policy as a Hugging Face directory that transformers loads."""
+"""A run's model as a Hugging Face directory: a policy that transformers loads, or a reward model with its head."""
 
 import dataclasses
 import json
@@ -11,55 +11,24 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
+from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
+from vlaa_jax.training.model_card import model_card
 from vlaa_jax.training.run_folder import RunFolder
 from vlaa_jax.training.state import combine, partition
 
-# How the policy was asked in training, as `saved_policy.from_checkpoint` reads it.
+# How the model was asked in training, as `saved_policy.from_checkpoint` reads it.
 NOTE = "vlaa_jax.json"
 SYSTEM = "system_prompt.txt"
 
-_CARD = """---
-base_model: {base}
-library_name: transformers
-pipeline_tag: image-text-to-text
----
-# {name}
 
-{task} of `{base}` with vlaa_jax, step {step}. The licence of the base model holds for these weights too.
-
-- config hash `{config_hash}`, conversation `{prompt}`
-- image limits {min_pixels} to {max_pixels} pixels, as in training
-- held-out reward (greedy): {reward}
-
-```python
-{code}
-```
-"""
-
-_CODE = """import torch
-from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
-
-model = AutoModelForImageTextToText.from_pretrained(directory, dtype=torch.float32)
-tokenizer, processor = AutoTokenizer.from_pretrained(directory), Qwen2VLImageProcessorPil.from_pretrained(directory)
-images = processor(Image.open(picture).convert("RGB"), return_tensors="pt")
-user = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
-chat = [{"role": "system", "content": open(f"{directory}/system_prompt.txt").read().strip()}, user]
-text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-text = text.replace("<|image_pad|>", "<|image_pad|>" * int(images["image_grid_thw"].prod() // 4))
-inputs = tokenizer(text, return_tensors="pt") | images
-kinds = (inputs["input_ids"] == model.config.image_token_id).int()
-out = model.generate(**inputs, mm_token_type_ids=kinds, do_sample=False)
-print(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
-
-
-def trained_policy(folder: RunFolder, config: ConfigDict, step: int | None = None) -> tuple[Qwen2_5_VL, int]:
-    """The policy of a run's checkpoint, float32. Reads only: the run may still be in progress.
+def trained_model(folder: RunFolder, config: ConfigDict, step: int | None = None) -> tuple[Qwen2_5_VL, int]:
+    """The policy or reward model of a run's checkpoint, float32. Reads only: the run may still be in progress.
 
     Args:
       folder: of the run.
@@ -78,7 +47,7 @@ def trained_policy(folder: RunFolder, config: ConfigDict, step: int | None = Non
         raise InputError(f"{folder.address} holds no checkpoint yet")
     if step not in found:
         raise InputError(f"{folder.address} has no checkpoint of step {step}: it holds {', '.join(map(str, found))}")
-    model, _ = settings.load_policy(config)
+    model, _ = (settings.load_reward_model if config.task == "prm" else settings.load_policy)(config)
     trainable, frozen = partition(model, freeze_vision=config.model.freeze_vision)
     try:
         trained = checkpoints.restore_weights(trainable, step)
@@ -104,53 +73,34 @@ def export(folder: RunFolder, config: ConfigDict, out: pathlib.Path, step: int |
       The step exported.
 
     Raises:
-      InputError: `out` exists, or as `trained_policy`.
+      InputError: `out` exists, or as `trained_model`.
     """
     if out.exists():
         raise InputError(f"{out} exists already: nothing was written")
-    model, step = trained_policy(folder, config, step)
+    model, step = trained_model(folder, config, step)
     encoder = settings.load_encoder(config)
     start = settings.start_checkpoint(config)
-    layout = hf.read_layout(start)
+    layout = dataclasses.replace(hf.read_layout(start), source=epath.Path(start))
     staging = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     try:
-        hf.save(model, staging, dataclasses.replace(layout, source=epath.Path(start)))
-        _write_pixel_limits(staging, encoder.images)
-        _write_generation_config(staging, encoder, config)
-        (staging / SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")
-        header = folder.header()
-        note = {
-            "prompt_sha256": header["prompt_sha256"],
+        note: dict[str, Any] = {
+            "prompt_sha256": folder.header()["prompt_sha256"],
             "instructions": dict(encoder.prompt.instructions),
-            "rollout": {name: config.rollout[name] for name in ("temperature", "top_k", "top_p", "new_tokens")},
         }
+        if isinstance(model, RewardModel):
+            reward_model.save(model, config.model.kind, staging, layout)
+        else:
+            hf.save(model, staging, layout)
+            _write_generation_config(staging, encoder, config)
+            note["rollout"] = {name: config.rollout[name] for name in ("temperature", "top_k", "top_p", "new_tokens")}
+        _write_pixel_limits(staging, encoder.images)
+        (staging / SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")
         _write_json(staging / NOTE, note)
-        (staging / "README.md").write_text(_card(folder, config, encoder, out.name, step), encoding="utf-8")
+        (staging / "README.md").write_text(model_card(folder, config, encoder, out.name, step), encoding="utf-8")
         staging.rename(out)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return step
-
-
-def _card(folder: RunFolder, config: ConfigDict, encoder: Encoder, name: str, step: int) -> str:
-    header = folder.header()
-    rewards = [
-        (row["step"], row["evaluation/reward"])
-        for row in folder.metrics()
-        if "evaluation/reward" in row and row["step"] <= step
-    ]
-    return _CARD.format(
-        base=pathlib.Path(config.model.checkpoint).name,
-        name=name,
-        task=config.task.upper(),
-        step=step,
-        config_hash=header["config_hash"],
-        prompt=header["prompt_sha256"][:16],
-        reward=f"{rewards[-1][1]:.3f} at step {rewards[-1][0]}" if rewards else "not measured",
-        code=_CODE,
-        min_pixels=encoder.images.min_pixels,
-        max_pixels=encoder.images.max_pixels,
-    )
 
 
 def _write_pixel_limits(folder: pathlib.Path, images: ImageProcessor) -> None:

@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
+from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.rewards import load_scorer, require_scorer
@@ -40,7 +42,7 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
-from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
+from vlaa_jax.training.held_out import HeldOutAnswers
 from vlaa_jax.training.task import StepReport
 
 # Seeds of the step's own permutations must differ from those of the data's epochs.
@@ -84,6 +86,9 @@ class GRPOTask:
         loss = functools.partial(group_loss, policy=self._policy, objective=self._objective)
         updates = config.steps * self.updates_per_step
         self.state, self._updater, self._schedule = settings.start_training(config, model, loss, updates)
+
+    def held_out(self, directory: pathlib.Path) -> HeldOutAnswers:
+        return HeldOutAnswers(self, directory)
 
     @property
     def model(self) -> Qwen2_5_VL:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping
 
-# Of a GRPO step, in the order in which they run; SFT has the last two.
+# Of a GRPO step, in the order in which they run; SFT and reward models have the last two.
 PROGRAMS = (
     "reshard",
     "reshard_layer",
@@ -14,6 +14,8 @@ PROGRAMS = (
     "update",
     "apply",
 )
+
+SCORE = "score"  # of a reward model's held-out steps, between its updates
 
 # Arrays that live through a part of a step: first and last program. Those of `ALWAYS` outlive it.
 ALWAYS = ("weights", "moments", "reference")
@@ -35,7 +37,7 @@ def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Co
 
     Args:
       name: of the arrays.
-      program: one of `PROGRAMS`.
+      program: one of `PROGRAMS`, or `SCORE`.
       freeze_vision: whether patches have served once there are features.
       waiting: arrays that are brought from the host's memory when they are used: the reference.
     """
@@ -43,6 +45,8 @@ def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Co
         return program == "log_probabilities"
     if name in ALWAYS:
         return True
+    if SCORE in (name, program):  # what is scored is named like the program
+        return name == program
     first, last = LIFETIMES[name]
     if name == "patches" and not freeze_vision:
         last = "apply"

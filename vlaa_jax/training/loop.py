@@ -2,45 +2,36 @@
 
 import contextlib
 import errno
-import json
 import pathlib
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
-from vlaa_jax.ahead import Program, compiling, distinct
+from vlaa_jax.ahead import compiling, distinct
 from vlaa_jax.errors import InputError
-from vlaa_jax.evaluation.evaluate import Evaluator, Result, summarise
 from vlaa_jax.evaluation.tables import Table, text_table
-from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.programs import rollout_programs
-from vlaa_jax.rollout.random_bits import EVALUATION
-from vlaa_jax.rollout.sampler import sampling_weights
-from vlaa_jax.training import settings
 from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.clock import Clock, CompileCounter
 from vlaa_jax.training.host_memory import peak_bytes
 from vlaa_jax.training.profile import Profiler
 from vlaa_jax.training.progress import Progress
-from vlaa_jax.training.run_folder import RunFolder, replace_file, trace_fields
+from vlaa_jax.training.run_folder import RunFolder
 from vlaa_jax.training.run_header import continued_header
-from vlaa_jax.training.run_report import before_after_tables, write_run_report
+from vlaa_jax.training.run_report import write_run_report
 from vlaa_jax.training.stop import Stopped, StopRequest
-from vlaa_jax.training.task import StepReport, Task
+from vlaa_jax.training.task import HeldOut, StepReport, Task
 from vlaa_jax.training.tensorboard import TensorBoard
 
 # What may differ when a run goes on: nothing that changes a step already done. More `steps` are allowed: the steps done
 # stay as they are, those to come follow the schedule of the new length. So the run is not the one that a start with
 # that number would have been, and `run.json` says when the number changed.
 CHANGEABLE = ("steps", "log", "evaluation", "checkpoint", "mesh")
-_SHOWN = ("reward", "loss", "valid", "length", "kl", "evaluation/reward", "seconds/step")
+_SHOWN = ("reward", "loss", "valid", "length", "kl", "evaluation/reward", "evaluation/loss", "seconds/step")
 _MOST_BAD_STEPS = 3
 _FEWEST_VALID = 0.05  # of the completions of the first steps
 _FALL = 0.10  # of the held-out reward below its best
@@ -64,7 +55,7 @@ def train(
     """Runs a task to its last step, from wherever its folder stands.
 
     Args:
-      task: SFT or GRPO.
+      task: SFT, GRPO or a reward model.
       workdir: the run's folder, local or `gs://bucket/run`.
       recorded: the config as the user gave it; it is kept in the folder and compared on resume.
       command: what starts this run again; printed where that helps.
@@ -96,13 +87,13 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str, pr
     if profiled and profiled[-1] > task.steps:
         raise InputError(f"--profile ends with step {profiled[-1]}, but this run has {task.steps}")
     prompt = task.encoder.prompt.sha256(task.encoder.tokenizer.chat_template)
-    evaluation = distributed.together(lambda: _Evaluation(config, task, folder))
+    evaluation = distributed.together(lambda: task.held_out(folder.directory))
 
     def finished() -> bool:
         if not _finished(folder, evaluation, task.steps):
             return False
         continued_header(folder.header(), recorded.to_dict(), prompt, changeable=CHANGEABLE)  # raises for another run
-        print(_finished_text(folder, task.steps, command, config.seed), flush=True)
+        print(_finished_text(folder, evaluation, task.steps, command, config.seed), flush=True)
         return True
 
     if distributed.on_first(finished):
@@ -125,8 +116,8 @@ def _train(task: Task, folder: RunFolder, recorded: ConfigDict, command: str, pr
             loop.run()
         except Stopped:
             raise Interrupted(f"stopped {loop.save_last_step()}; go on with: {command}", stop.asked()) from None
-    report_path = distributed.on_first(lambda: write_run_report(folder, evaluation.source))
-    distributed.on_first(lambda: print(f"\n{text_table(_result(folder, task.steps))}\n", flush=True))
+    report_path = distributed.on_first(lambda: write_run_report(folder, evaluation.findings()))
+    distributed.on_first(lambda: print(f"\n{text_table(_result(folder, evaluation, task.steps))}\n", flush=True))
     return report_path
 
 
@@ -150,7 +141,7 @@ class _Loop:
         self,
         task: Task,
         folder: RunFolder,
-        evaluation: "_Evaluation",
+        evaluation: HeldOut,
         checkpoints: Checkpoints,
         stop: StopRequest,
         progress: Progress,
@@ -161,7 +152,7 @@ class _Loop:
         self._task, self._folder, self._evaluation, self._checkpoints = task, folder, evaluation, checkpoints
         self._stop, self._progress, self._board, self._profiler = stop, progress, board, profiler
         self._done = start
-        self._reward: float | None = None  # held-out, after the last step done
+        self._quality: float | None = None  # held-out, after the last step done
         self._compiled = CompileCounter()
         self._clock = Clock()
 
@@ -174,7 +165,7 @@ class _Loop:
         task = self._task
         if self._done < task.steps:
             task.begin()
-            # Held-out answers need few of them, and the rest is ready when they are given.
+            # The evaluation before needs few of them, and the rest is ready when it is done.
             ahead = distinct([*self._evaluation.programs(), *task.programs()])
             with compiling(ahead, self._progress.say) as programs:
                 self._begin()
@@ -197,7 +188,7 @@ class _Loop:
             self._progress.say(f"resumed {folder.address} at step {self._done} of {task.steps}")
             self._make_up_evaluation()
         else:
-            around = ", with held-out answers before and after" if task.config.data.evaluation else ""
+            around = ", with a held-out evaluation before and after" if task.config.data.evaluation else ""
             self._progress.say(f"{task.steps} steps follow{around}; the time left is shown from the second step on")
             # Step 0 is the start policy: the "before" of the report, and the mark that a best checkpoint must pass.
             before = self._evaluation.full("before", 0, self._stop.check)
@@ -219,7 +210,7 @@ class _Loop:
         report = task.step(number, clock, self._stop.check)
         metrics = dict(report.metrics)
         task.numbers[_BAD_STEPS] = 0 if report.bad_batch is None else task.numbers.get(_BAD_STEPS, 0) + 1
-        self._done, self._reward = number, None
+        self._done, self._quality = number, None
         if self._evaluation.due(number):
             try:
                 with clock.phase("evaluate"):
@@ -228,7 +219,7 @@ class _Loop:
                 distributed.on_first(lambda: self._folder.write_samples(number, report.samples))
                 task.numbers[_UNWRITTEN] = metrics
                 raise
-            self._reward = metrics["evaluation/reward"]
+            self._quality = self._evaluation.quality(metrics)
         seconds, now = clock.read(), time.perf_counter()
         whole, self._began = now - self._began, now
         metrics |= {f"seconds/{name}": value for name, value in seconds.items()}
@@ -287,96 +278,10 @@ class _Loop:
     def _save(self) -> None:
         distributed.on_first(self._folder.settle)
         task = self._task
-        self._checkpoints.save(self._done, task.state, task.numbers, self._reward, task.waiting)
+        self._checkpoints.save(self._done, task.state, task.numbers, self._quality, task.waiting)
 
 
-class _Evaluation:
-    """Held-out evaluation of a run: small and often inside the loop, whole and twice (greedy and sampled) around it."""
-
-    def __init__(self, config: ConfigDict, task: Task, folder: RunFolder):
-        self._config = config
-        self._task = task
-        self._folder = folder
-        self.source: RecordSource | None = None
-        if not config.data.evaluation:
-            return
-        self.source, index = settings.open_records(config, "evaluation", task.encoder)
-        self._buckets = settings.rollout_buckets(config, index, drawn=1)  # batches are of records of like size
-        scorer = getattr(task, "scorer", None)
-        pool = getattr(task, "pool", None)
-
-        def evaluator(records: int) -> Evaluator:
-            return Evaluator(
-                self.source,
-                index,
-                task.encoder,
-                batch=config.evaluation.batch,
-                records=records,
-                scorer=scorer,
-                pool=pool,
-            )
-
-        self._subset = evaluator(config.evaluation.records)
-        self._full = evaluator(0)
-
-    def programs(self) -> list[Program]:
-        """All that answer."""
-        if self.source is None:
-            return []
-        task, batch = self._task, self._full.batch
-        given = task.model, settings.compute_dtype(self._config), task.encoder.no_prompt, batch
-        generators = (self._generator(greedy=greedy) for greedy in (True, False))
-        return [program for generator in generators for program in rollout_programs(generator, *given)]
-
-    def due(self, number: int) -> bool:
-        return self.source is not None and number % self._config.evaluation.every == 0
-
-    def subset(self, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Greedy rewards of the small set, for the curve and the best checkpoint."""
-        results = self._run(self._subset, check_stop, greedy=True, description="evaluate")
-        return _prefixed("evaluation", summarise(results))
-
-    def full(self, name: str, step: int, check_stop: Callable[[], None]) -> dict[str, float]:
-        """Greedy and sampled answers of the whole set, kept in `evaluation/<name>-<mode>.jsonl`."""
-        if self.source is None:
-            return {}
-        out = {}
-        for mode, prefix in (("greedy", "evaluation"), ("sampled", "evaluation_sampled")):
-            results = self._run(self._full, check_stop, greedy=mode == "greedy", description=f"{name}, {mode}")
-            path = self._path(name, mode)
-            distributed.on_first(lambda path=path, results=results: _write_results(path, step, results))
-            out |= _prefixed(prefix, summarise(results))
-        return out
-
-    def done(self, name: str, step: int) -> bool:
-        """Whether `full` has been here: a run to which steps were added has files of its earlier end."""
-        return self.source is None or all(_step_of(self._path(name, mode)) == step for mode in ("greedy", "sampled"))
-
-    def _path(self, name: str, mode: str) -> pathlib.Path:
-        return self._folder.directory / "evaluation" / f"{name}-{mode}.jsonl"
-
-    def _run(
-        self, evaluator: Evaluator, check_stop: Callable[[], None], *, greedy: bool, description: str
-    ) -> list[Result]:
-        task = self._task
-        weights = sampling_weights(task.model, settings.compute_dtype(self._config))
-        return evaluator(weights, self._generator(greedy=greedy), description, check_stop=check_stop)
-
-    def _generator(self, *, greedy: bool) -> Generator:
-        config, task = self._config, self._task
-        return Generator(
-            sampling=settings.sampling(config, task.encoder.tokenizer.end_tokens, task.model.config, greedy=greedy),
-            group=1 if greedy else config.evaluation.samples,
-            new_tokens=config.rollout.new_tokens,
-            prompt_buckets=self._buckets[0],
-            window_buckets=self._buckets[1],
-            seed=config.seed,
-            stream=EVALUATION,
-            row_ratio=config.rollout.row_ratio,
-        )
-
-
-def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:
+def _finished(folder: RunFolder, evaluation: HeldOut, steps: int) -> bool:
     """The report is written last, and removed when steps are added."""
     if not folder.report_path.exists():
         return False
@@ -384,22 +289,22 @@ def _finished(folder: RunFolder, evaluation: _Evaluation, steps: int) -> bool:
     return bool(rows) and rows[-1]["step"] == steps and evaluation.done("after", steps)
 
 
-def _result(folder: RunFolder, steps: int) -> Table:
-    """Before and after by verifier, or the last step's numbers where nothing was held out."""
-    if (folder.directory / "evaluation").exists():
-        return before_after_tables(folder.directory)[0]
+def _result(folder: RunFolder, evaluation: HeldOut, steps: int) -> Table:
+    """Before and after, or the last step's numbers where nothing was held out."""
+    if tables := evaluation.tables():
+        return tables[0]
     last = folder.metrics()[-1]
     shown = [name for name in _SHOWN if name in last]
     return Table(f"Step {steps}", shown, [[f"{last[name]:.4g}" for name in shown]])
 
 
-def _finished_text(folder: RunFolder, steps: int, command: str, seed: int) -> str:
+def _finished_text(folder: RunFolder, evaluation: HeldOut, steps: int, command: str, seed: int) -> str:
     """What the run gave, and how to start another one."""
     again = f"{command} --config.seed={seed + 1}"
     if "--workdir" in command:
         again += f" --workdir={shlex.quote(f'{folder.address}-seed{seed + 1}')}"
     done = f"This run is finished ({steps} steps); nothing was changed."
-    return f"{done}\n\n{text_table(_result(folder, steps))}\n\nfor a new run: {again}"
+    return f"{done}\n\n{text_table(_result(folder, evaluation, steps))}\n\nfor a new run: {again}"
 
 
 def _warnings(number: int, metrics: Mapping[str, float], report: StepReport, folder: RunFolder) -> list[str]:
@@ -427,44 +332,3 @@ def _show_samples(board: TensorBoard, number: int, report: StepReport) -> None:
         text = f"{record} ({row['verifier']}, gold {row['gold']})\n{row['completion']}\nreward {row['score']:.3f}"
         board.text(number, f"completion/{place}", text)
         board.image(number, f"picture/{place}", picture, text)
-
-
-def _prefixed(prefix: str, values: Mapping[str, float]) -> dict[str, float]:
-    return {f"{prefix}/{name}": value for name, value in values.items()}
-
-
-def _write_results(path: pathlib.Path, step: int, results: list[Result]) -> None:
-    """One line a record; whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(result_row(step, result)) for result in results]
-    replace_file(path, ("\n".join(lines) + "\n").encode())
-
-
-def _step_of(path: pathlib.Path) -> int | None:
-    """Step of an evaluation file, None where there is none; the file is there whole or not at all."""
-    if not path.exists():
-        return None
-    with path.open() as file:
-        return json.loads(file.readline())["step"]
-
-
-def result_row(step: int, result: Result) -> dict[str, Any]:
-    """A record's answers as the evaluation files hold them."""
-    answers = [
-        {
-            "completion": answer.completion,
-            "length": answer.length,
-            "truncated": answer.truncated,
-            **trace_fields(answer.trace),
-        }
-        for answer in result.answers
-    ]
-    record = result.record
-    return {
-        "step": step,
-        "id": record.id,
-        "verifier": record.verifier,
-        "kind": record.metadata.get("kind", record.verifier),
-        "gold": record.answer,
-        "answers": answers,
-    }

@@ -1,5 +1,6 @@
 """The report of a finished run: before and after by verifier, curves, transcripts drawn by seed."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -21,33 +22,67 @@ _TRANSCRIPTS = 24
 _TRANSCRIPT_SEED = 0
 _SMOOTHED = 10  # steps whose mean is one point of a training curve
 
+# Curves of a reward model.
+_JUDGEMENT = {
+    "F1, first step with value < 0.5": "evaluation/first_below_half/f1",
+    "its AUROC": "evaluation/first_below_half/auroc",
+    "F1, first wrong step": "evaluation/first_wrong/f1",
+    "AUROC of that": "evaluation/first_wrong/auroc",
+    "pairs in order": "evaluation/pairs_in_order",
+}
+_ERRORS = {"mean squared": "evaluation/mse", "Brier": "evaluation/brier", "calibration": "evaluation/ece"}
+
 Rows = list[dict[str, Any]]
 
 
-def write_run_report(folder: RunFolder, source: RecordSource | None) -> pathlib.Path:
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """What a held-out evaluation says of a run.
+
+    Attributes:
+      summary: the result in a few sentences.
+      tables: in order; the first is the one to read.
+      transcripts: some answers before and after.
+      note: how the transcripts were drawn.
+    """
+
+    summary: Sequence[str] = ()
+    tables: Sequence[Table] = ()
+    transcripts: Sequence[Transcript] = ()
+    note: str = ""
+
+
+def write_run_report(folder: RunFolder, findings: Findings) -> pathlib.Path:
     """Writes `report.html` from what the run folder holds.
 
     Args:
       folder: of a finished run.
-      source: the evaluation records, for the pictures; None leaves tables and transcripts out.
+      findings: of its held-out evaluation; empty ones leave tables and transcripts out.
     """
-    tables, transcripts, summary = [], [], []
-    if source is not None:
-        tables = before_after_tables(folder.directory) + _more_tables(folder.directory / "evaluation" / "controls.json")
-        transcripts = _transcripts(folder.directory, source)
-        summary = [_headline(folder.directory)]
     header = folder.header()
     write_report(
         folder.report_path,
         title=f"{header['config'].get('task', 'run')} {folder.directory.name}",
-        summary_lines=summary,
-        tables=tables,
+        summary_lines=findings.summary,
+        tables=findings.tables,
         curves=_curves(folder.metrics()),
-        transcripts=transcripts,
-        transcripts_note=f"{_TRANSCRIPTS} held-out questions drawn by seed, greedy answers before and after.",
+        transcripts=findings.transcripts,
+        transcripts_note=findings.note,
         details={"run.json": json.dumps(header, indent=1)},
     )
     return folder.report_path
+
+
+def answer_findings(directory: pathlib.Path, source: RecordSource) -> Findings:
+    """Of a policy's answers.
+
+    Args:
+      directory: of the run.
+      source: the evaluation records, for the pictures.
+    """
+    tables = before_after_tables(directory) + _more_tables(directory / "evaluation" / "controls.json")
+    note = f"{_TRANSCRIPTS} held-out questions drawn by seed, greedy answers before and after."
+    return Findings([_headline(directory)], tables, _transcripts(directory, source), note)
 
 
 def read_results(directory: pathlib.Path, name: str) -> Rows:
@@ -208,6 +243,10 @@ def _curves(rows: Rows) -> list[Curve]:
     add("valid and truncated", {"valid": "valid", "truncated": "truncated"}, steps, True, limits=(0, 1))
     add("completion length", {"mean": "length"}, steps, True, unit="tokens")
     add("written in steps", {"share": "in_steps"}, steps, True, limits=(0, 1))
+    add("held-out step judgement", _JUDGEMENT, rows, False, limits=(0, 1))
+    add("held-out errors of step scores", _ERRORS, rows, False)
+    add("held-out loss", {"loss": "evaluation/loss"}, rows, False)
+    add("pairs in order", {"share": "update/pairs_in_order"}, steps, True, limits=(0, 1))
     add("loss", {"loss": "loss"}, steps, True)
     add("KL to the reference", {"kl": "kl"}, steps, True, unit="nats a token")
     add("entropy", {"entropy": "update/entropy"}, steps, True, unit="nats a token")

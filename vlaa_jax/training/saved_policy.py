@@ -16,7 +16,7 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
 from vlaa_jax.training import settings
-from vlaa_jax.training.export import NOTE, SYSTEM, trained_policy
+from vlaa_jax.training.export import NOTE, SYSTEM, trained_model
 from vlaa_jax.training.run_folder import RunFolder
 
 # Where a checkpoint does not say how it was trained.
@@ -140,12 +140,14 @@ def from_run(folder: RunFolder, config: ConfigDict, *, step: int | None = None, 
       system: file with another system message.
 
     Raises:
-      InputError: the run has no such checkpoint.
+      InputError: the run has no such checkpoint, or trained a reward model.
     """
+    if config.task == "prm":
+        raise InputError(f"{folder.address} trained a reward model, which answers nothing: expected SFT or GRPO")
     if system:
         config = ConfigDict(config)
         config.prompt.system = system
-    model, step = trained_policy(folder, config, step)
+    model, step = trained_model(folder, config, step)
     encoder = settings.load_encoder(config)
     return SavedPolicy(
         name=f"{folder.address}, step {step}",

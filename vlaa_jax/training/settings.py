@@ -12,10 +12,12 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.models import reward_model
 from vlaa_jax.models.layers import REMAT_POLICIES
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
+from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.objectives.grpo import GRPOObjective
 from vlaa_jax.processing.buckets import choose_buckets
 from vlaa_jax.processing.conversation import load_prompt
@@ -31,6 +33,7 @@ from vlaa_jax.sharding import make_mesh, place_parameter
 from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 from vlaa_jax.training.grpo import Policy
 from vlaa_jax.training.optimizer import adamw, learning_rate_schedule
+from vlaa_jax.training.prm import LabelledLoss
 from vlaa_jax.training.sft import PackedLoss
 from vlaa_jax.training.state import TrainState, create_state
 from vlaa_jax.training.updates import LossFunction, Updater
@@ -69,6 +72,22 @@ def load_policy(config: ConfigDict) -> tuple[Qwen2_5_VL, Encoder]:
     """The start checkpoint's weights in float32, and its encoder."""
     directory = start_checkpoint(config)
     return hf.load(directory, dtype=np.float32, place=place_parameter), load_encoder(config)
+
+
+def load_reward_model(config: ConfigDict) -> tuple[RewardModel, Encoder]:
+    """The start checkpoint's weights in float32 with its head, or a new one of `config.seed`; and its encoder.
+
+    Raises:
+      InputError: its head is of another kind than `config.model.kind`.
+    """
+    directory, kind = start_checkpoint(config), config.model.kind
+    if not (directory / reward_model.HEAD).exists():
+        policy, encoder = load_policy(config)
+        return reward_model.new_model(policy, seed=config.seed, place=place_parameter), encoder
+    model, found = reward_model.load(directory, dtype=np.float32, place=place_parameter)
+    if found != kind:
+        raise InputError(f"config.model.kind is {kind!r}, but the head in {config.model.checkpoint} is {found!r}")
+    return model, load_encoder(config)
 
 
 def load_encoder(config: ConfigDict) -> Encoder:
@@ -182,6 +201,12 @@ def packed_loss(config: ConfigDict) -> PackedLoss:
     """SFT's loss."""
     section = config.objective
     return PackedLoss(config.model.dtype, remat(config), section.chunk, section.normalisation)
+
+
+def labelled_loss(config: ConfigDict) -> LabelledLoss:
+    """A reward model's loss."""
+    section = config.objective
+    return LabelledLoss(config.model.dtype, remat(config), section.loss, section.pair_gap)
 
 
 def optimizer(config: ConfigDict, updates: int) -> tuple[optax.GradientTransformation, optax.Schedule]:

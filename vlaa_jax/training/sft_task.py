@@ -1,5 +1,6 @@
 """Supervised fine-tuning on traces and answers; a step is one update."""
 
+import pathlib
 from collections.abc import Callable
 
 import jax
@@ -16,8 +17,9 @@ from vlaa_jax.processing.batches import Targets, pad_prompts
 from vlaa_jax.processing.index import usable
 from vlaa_jax.sharding import own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
-from vlaa_jax.training.batch_sizes import check_sft_sizes
+from vlaa_jax.training.batch_sizes import check_rows
 from vlaa_jax.training.clock import Clock
+from vlaa_jax.training.held_out import HeldOutAnswers
 from vlaa_jax.training.sft_data import PackedShape, SFTData
 from vlaa_jax.training.task import StepReport
 from vlaa_jax.training.update_programs import step_program, update_program
@@ -31,7 +33,7 @@ class SFTTask:
 
     def __init__(self, config: ConfigDict):
         self.config = config
-        check_sft_sizes(config, row_shards())
+        check_rows(config, row_shards())
         self._loss = settings.packed_loss(config)
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
@@ -48,6 +50,9 @@ class SFTTask:
         self.numbers: dict[str, float] = {"recent_losses": []}
         self.waiting: dict[str, jax.Array] = {}
         self.state, self._updater, self._schedule = settings.start_training(config, model, self._loss, self.steps)
+
+    def held_out(self, directory: pathlib.Path) -> HeldOutAnswers:
+        return HeldOutAnswers(self, directory)
 
     @property
     def model(self) -> Qwen2_5_VL:

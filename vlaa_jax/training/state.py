@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
+from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.sharding import TRAINING, keep_parameters
 
 Tree = TypeVar("Tree")
@@ -59,12 +60,18 @@ def to_host(moments: optax.OptState) -> optax.OptState:
 
 
 def partition(model: Tree, *, freeze_vision: bool) -> tuple[Tree, Tree]:
-    """Splits a model into a trainable and a frozen tree of the same structure, None where the other has the weight."""
+    """Splits a model into a trainable and a frozen tree of the same structure, None where the other has the weight.
+
+    A reward model does not use its word head: one that is not tied to the embedding is frozen, and has no moments.
+    """
+
+    def is_frozen(path: tuple) -> bool:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        unused = isinstance(model, RewardModel) and name.startswith("language.untied_head")
+        return unused or (freeze_vision and name.startswith("vision."))
 
     def keep(frozen: bool) -> Tree:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf if (freeze_vision and _is_vision(path)) == frozen else None, model
-        )
+        return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf if is_frozen(path) == frozen else None, model)
 
     return keep(False), keep(True)
 
@@ -72,7 +79,3 @@ def partition(model: Tree, *, freeze_vision: bool) -> tuple[Tree, Tree]:
 def combine(trainable: Tree, frozen: Tree) -> Tree:
     """The inverse of `partition`."""
     return jax.tree.map(lambda a, b: b if a is None else a, trainable, frozen, is_leaf=lambda leaf: leaf is None)
-
-
-def _is_vision(path: tuple) -> bool:
-    return jax.tree_util.keystr(path[:1], simple=True) == "vision"
