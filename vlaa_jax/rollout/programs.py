@@ -14,7 +14,14 @@ from vlaa_jax.processing.batches import Rows, pad_prompts
 from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.decode import admit, decode_program, empty_caches, open_slots, take
 from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.sampler import SamplingWeights, copy_layer, copy_outside_layers, encode_images, sampling_weights
+from vlaa_jax.rollout.sampler import (
+    SamplingWeights,
+    WholePrompts,
+    copy_layer,
+    copy_outside_layers,
+    encode_images,
+    sampling_weights,
+)
 from vlaa_jax.rollout.schedule import moves, prompts_at_once, row_buckets, slots_beside, steps_of_segment
 from vlaa_jax.sharding import ROLLOUT, join_rows, platform, row_shards
 
@@ -76,9 +83,9 @@ class RolloutPrograms:
         self._slots, self._parts = self._batch // self._chips, count // self._batch
         self.rows = self._slots * generator.group
         self._windows = prompts.vision.frames.shape[1]
-        self._text = resized(dataclasses.replace(prompts, vision=None), count)
         self._seen_features = rows_of(self.images().results())
         self.features = resized(self._seen_features, count)
+        self._prompts = WholePrompts(resized(dataclasses.replace(prompts, vision=None), count), self.features)
         self.prefix, self.completions = caches_of(self.slots().results())
         number = whole(jax.ShapeDtypeStruct((), jnp.uint32))
         self._name = (number, number, rows_of(jax.ShapeDtypeStruct((count, 2), jnp.uint32)))
@@ -113,12 +120,12 @@ class RolloutPrograms:
         """Makes slots without prompts."""
         generator = self._generator
         static = {"slots": self._slots, "group": generator.group, "new_tokens": generator.new_tokens}
-        return Program(f"slots of {self._length} tokens", open_slots, (self._weights, self._text), static)
+        return Program(f"slots of {self._length} tokens", open_slots, (self._weights, self._prompts), static)
 
     def admission(self) -> Program:
         """Runs prompts and gives them slots."""
         places = self._places(prompts_at_once(self._slots, self._length))
-        arguments = (self._weights, self.prefix, self.completions, self._text, self.features, places, places)
+        arguments = (self._weights, self.prefix, self.completions, self._prompts, places, places)
         name = f"prefill of {self._length} tokens, {self._windows} windows, {_drawn(self._generator)}"
         return Program(name, admit, (*arguments, *self._name), {"sampling": self._generator.sampling})
 
