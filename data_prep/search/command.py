@@ -213,7 +213,7 @@ def write_page(folder: Any, path: pathlib.Path, count: int, seed: int) -> None:
     which = (
         f"{len(shown)} of {len(found):,} trees, drawn with the seed {seed} among those with right and wrong rollouts."
     )
-    text = page(str(folder.path), [which], shown)
+    text = page(f"Search {folder.path.name}", [which], shown)
     path.write_text(text, encoding="utf-8")
     print(f"{path}: {len(text) / 1000:,.0f} kB")
 

@@ -164,7 +164,7 @@ def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def generator(config: ConfigDict, encoder: Encoder, sizes: ModelConfig, index: Index) -> Generator:
-    """Samples the rollouts; with `config.rollout.process_buckets` and `questions_at_once` it tells all programs' shapes."""
+    """Samples the rollouts; with `questions_at_once` and `config.rollout.process_buckets` it tells all shapes."""
     section = config.rollout
 
     def choose(given: Sequence[int], sizes: np.ndarray, multiple: int) -> tuple[int, ...]:

@@ -226,7 +226,7 @@ class Tree:
         return child
 
     def to_json(self) -> dict[str, Any]:
-        """Counts, and the nodes in the order of `nodes`, each with the place of its parent; what is empty is left out."""
+        """Counts, and the nodes in the order of `nodes`, each with the place of its parent; without what is empty."""
         places: dict[int, int] = {}
         rows = []
         for place, node in enumerate(self.nodes()):

@@ -173,7 +173,7 @@ class Generator:
         length: int,
         check_stop: Callable[[], None] = lambda: None,
     ) -> tuple[Completions, RowSteps]:
-        """Samples G continuations of each of B partial solutions; they are those that a call with the whole prompts gives.
+        """Samples G continuations of each of B partial solutions, the same that a call with the whole prompts gives.
 
         Args:
           weights: the policy.
