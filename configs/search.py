@@ -65,7 +65,7 @@ def _large() -> ConfigDict:
     config.value.judge_weight = 0.0  # of its score in the value
 
     config.rollout = ConfigDict()
-    config.rollout.questions = 64  # trees that grow at once
+    config.rollout.questions = 128  # trees that grow at once
     config.rollout.temperature = 1.0
     config.rollout.top_k = 0
     config.rollout.top_p = 1.0

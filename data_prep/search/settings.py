@@ -1,10 +1,12 @@
 """From the sections of a search's config to the objects they describe."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -13,24 +15,27 @@ from data_prep.search.policy import SamplerPolicy
 from data_prep.search.rounds import Plan
 from data_prep.search.tree import Rules
 from data_prep.search.values import StepScorer, Valuation
+from vlaa_jax.ahead import Program
 from vlaa_jax.errors import InputError
-from vlaa_jax.models.qwen2_5_vl import ModelConfig, hf
+from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
 from vlaa_jax.processing.buckets import choose_buckets
 from vlaa_jax.processing.conversation import load_prompt
-from vlaa_jax.processing.encode import Encoder
+from vlaa_jax.processing.encode import EncodedPrompt, Encoder
 from vlaa_jax.processing.index import Index, build_index, usable
 from vlaa_jax.processing.records import VERIFIERS, Record
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import check_gold
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
+from vlaa_jax.rollout.programs import continued_programs
 from vlaa_jax.rollout.random_bits import SEARCH
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import make_mesh, place_parameter, row_shards
 
-_SYSTEM = "system_prompt.txt"  # beside the weights of an exported policy: the message of its training
+# Beside the weights of an exported policy: system message and instructions of its training.
+_SYSTEM, _NOTE = "system_prompt.txt", "vlaa_jax.json"
 
 
 def check(config: ConfigDict) -> None:
@@ -103,14 +108,22 @@ def checkpoint(config: ConfigDict) -> pathlib.Path:
 
 
 def encoder(config: ConfigDict) -> Encoder:
-    """The policy's tokenizer, image rule and window geometry under the config's prompt."""
+    """The policy's tokenizer, image rule and window geometry; the config's prompt, else that of its training, else ours.
+
+    Raises:
+      InputError: a file of the policy is missing or damaged.
+    """
     directory, section = checkpoint(config), config.prompt
-    own = directory / _SYSTEM
+    own, note = directory / _SYSTEM, directory / _NOTE
+    try:
+        instructions = json.loads(note.read_text())["instructions"] if note.exists() else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{note} is damaged ({error!r}): expected an object with instructions") from None
     return open_encoder(
         directory,
         load_prompt(
             section.system or (str(own) if own.exists() else None),
-            {name: text for name, text in section.instructions.items() if text},
+            instructions | {name: text for name, text in section.instructions.items() if text},
         ),
         min_pixels=config.data.min_pixels or None,
         max_pixels=config.data.max_pixels or None,
@@ -163,29 +176,64 @@ def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
     return make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
 
 
-def generator(config: ConfigDict, encoder: Encoder, sizes: ModelConfig, index: Index) -> Generator:
-    """Samples the rollouts; with `questions_at_once` and `config.rollout.process_buckets` it tells all shapes."""
+def buckets(config: ConfigDict, index: Index) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Of prompt tokens and of windows: the config's, or chosen from the usable records where it has none."""
     section = config.rollout
 
     def choose(given: Sequence[int], sizes: np.ndarray, multiple: int) -> tuple[int, ...]:
         # Questions of like size are searched together.
         return tuple(given) or choose_buckets(sizes[index.good], section.most_buckets, drawn=1, multiple=multiple)
 
+    return choose(section.prompt_buckets, index.prompt, 32), choose(section.window_buckets, index.windows, 4)
+
+
+def generator(
+    config: ConfigDict, end_tokens: tuple[int, ...], sizes: ModelConfig, buckets: tuple[Sequence[int], Sequence[int]]
+) -> Generator:
+    """Samples the rollouts.
+
+    Args:
+      config: of the search.
+      end_tokens: of the policy.
+      sizes: of the policy.
+      buckets: of prompt tokens and of windows.
+    """
+    section = config.rollout
     return Generator(
         sampling=Sampling(
             temperature=section.temperature,
             top_k=section.top_k,
             top_p=section.top_p,
-            end_tokens=encoder.tokenizer.end_tokens,
+            end_tokens=end_tokens,
             banned_tokens=(sizes.image_token, sizes.video_token),
         ),
         group=config.search.rollouts,
         new_tokens=section.new_tokens,
-        prompt_buckets=choose(section.prompt_buckets, index.prompt, 32),
-        window_buckets=choose(section.window_buckets, index.windows, 4),
+        prompt_buckets=tuple(buckets[0]),
+        window_buckets=tuple(buckets[1]),
         seed=config.seed,
         stream=SEARCH,
         row_ratio=section.row_ratio,
+    )
+
+
+def programs(config: ConfigDict, generator: Generator, model: Qwen2_5_VL, no_prompt: EncodedPrompt) -> list[Program]:
+    """All that a search runs on the chips.
+
+    Args:
+      config: of the search.
+      generator: of its rollouts.
+      model: the policy, or its shapes.
+      no_prompt: one without a token.
+    """
+    return continued_programs(
+        generator,
+        model,
+        jnp.dtype(config.model.dtype),
+        no_prompt,
+        questions=questions_at_once(config),
+        starts=config.search.leaves,
+        lengths=config.rollout.process_buckets,
     )
 
 
@@ -193,8 +241,8 @@ def policy(config: ConfigDict, encoder: Encoder, index: Index) -> SamplerPolicy:
     """The policy of the config, its weights in the layout of the sampler."""
     model = hf.load(checkpoint(config), dtype=None, place=place_parameter)
     return SamplerPolicy(
-        generator(config, encoder, model.config, index),
-        sampling_weights(model, jax.numpy.dtype(config.model.dtype)),
+        generator(config, encoder.tokenizer.end_tokens, model.config, buckets(config, index)),
+        sampling_weights(model, jnp.dtype(config.model.dtype)),
         encoder,
         questions=questions_at_once(config),
         process_buckets=config.rollout.process_buckets,
