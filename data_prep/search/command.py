@@ -13,13 +13,7 @@ same command started once more, exports them.
 """
 
 import argparse
-import contextlib
-import json
 import pathlib
-import sys
-import time
-from collections.abc import Iterator
-from typing import Any
 
 from vlaa_jax.errors import InputError, check_output
 
@@ -73,6 +67,7 @@ def _search(arguments: argparse.Namespace) -> None:
     )
     from data_prep.digit_scenes import demo
     from data_prep.search import settings
+    from data_prep.search.search import search
 
     settings.check(config)
     config = config.copy_and_resolve_references()
@@ -82,102 +77,6 @@ def _search(arguments: argparse.Namespace) -> None:
     search(config, arguments.out, worker=worker, workers=workers, trees=arguments.trees)
 
 
-def search(config: Any, out: pathlib.Path, *, worker: int = 0, workers: int = 1, trees: int = 12) -> None:
-    """Grows what trees are missing and, when all are there, exports them.
-
-    Args:
-      config: of the search, with names resolved to paths.
-      out: folder of the search.
-      worker, workers: of the chunks this process grows those whose number leaves `worker` when divided by `workers`.
-      trees: drawn on the page.
-
-    Raises:
-      InputError: questions, checkpoint or judge cannot be used, or `out` holds something else.
-    """
-    import functools
-
-    import jax
-
-    from data_prep.search import settings
-    from data_prep.search.export import Selection, export
-    from data_prep.search.folder import REPORT, SearchFolder
-    from data_prep.search.rounds import Question, grow
-    from data_prep.search.values import judge_tree
-    from vlaa_jax.processing.index import count_by_verifier
-    from vlaa_jax.rewards import MathPool, load_scorer, require_scorer, score_many
-    from vlaa_jax.sharding import row_shards
-
-    folder = SearchFolder(out)
-    encoder = settings.encoder(config)
-    source, index = settings.open_questions(config, encoder)
-    fact_scorer = load_scorer(config.rewards.scorer) if config.rewards.scorer else None
-    require_scorer(count_by_verifier(index), fact_scorer)
-    devices = jax.devices()
-    mesh = settings.mesh(config, devices)
-    with jax.set_mesh(mesh) if len(devices) > 1 else contextlib.nullcontext():
-        chunks = settings.chunks(config, index)
-        made_from = {
-            "config": {name: value for name, value in config.to_dict().items() if name != "mesh"},
-            "questions": source.fingerprint,
-            "policy": _identity(settings.checkpoint(config)),
-            "chips": row_shards(),
-        }
-        folder.begin(json.loads(json.dumps(made_from)))
-        if (out / REPORT).exists():
-            print(f"{out}: this search is finished; its counts are in {out / REPORT}")
-            return
-        own = [number for number in folder.missing(len(chunks)) if number % workers == worker]
-        count = sum(map(len, chunks))
-        print(f"{count:,} questions of {config.data.questions} in {len(chunks)} chunks, {len(own)} to be searched")
-        if own:
-            policy, judge = settings.policy(config, encoder, index), settings.step_scorer(config)
-            plan = settings.plan(config)
-            with contextlib.closing(MathPool(config.rewards.math_workers)) as pool:
-                verify = functools.partial(score_many, strict=config.rewards.strict, scorer=fact_scorer, pool=pool)
-                for number, advance in _progress(own, plan.rounds):
-                    began = time.perf_counter()
-                    questions = [Question(place, source[place]) for place in chunks[number]]
-                    grown = grow(questions, policy, verify, plan, advance)
-                    lines = []
-                    for question, tree in zip(questions, grown, strict=True):
-                        if judge is not None:
-                            judge_tree(question.record, tree, judge)
-                        lines.append(describe(question, tree))
-                    folder.write(number, lines, time.perf_counter() - began)
-    if left := folder.missing(len(chunks)):
-        print(f"{len(left)} of {len(chunks)} chunks are still to be searched, by other workers")
-        return
-    section = config.export
-    report = export(
-        folder,
-        source,
-        settings.plan(config).rules,
-        Selection(section.drop_decided, section.least_visits),
-        settings.valuation(config),
-        heldout=section.heldout,
-        seed=config.seed,
-        name=section.name,
-        version=section.version,
-        records_per_shard=section.records_per_shard,
-    )
-    print(report.table())
-    if trees:
-        write_page(folder, out / "trees.html", trees, seed=0)
-
-
-def describe(question: Any, tree: Any) -> dict[str, Any]:
-    """A line of the dump."""
-    record = question.record
-    return {
-        "id": record.id,
-        "place": question.place,
-        "verifier": record.verifier,
-        "question": record.question,
-        "gold": record.answer,
-        **tree.to_json(),
-    }
-
-
 def _draw_page(arguments: argparse.Namespace) -> None:
     check_output("--html", arguments.html)
     if arguments.trees < 1 or arguments.seed < 0:
@@ -185,37 +84,9 @@ def _draw_page(arguments: argparse.Namespace) -> None:
             f"--trees={arguments.trees} --seed={arguments.seed}: expected 1 or more trees and a seed of 0 or more"
         )
     from data_prep.search.folder import SearchFolder
+    from data_prep.search.search import write_page
 
     write_page(SearchFolder(arguments.search), arguments.html, arguments.trees, arguments.seed)
-
-
-def write_page(folder: Any, path: pathlib.Path, count: int, seed: int) -> None:
-    """Draws some of a search's trees, chosen by the seed among those with right and wrong rollouts where there are any.
-
-    Raises:
-      InputError: no search, or none of its trees has grown yet.
-    """
-    import numpy as np
-
-    from data_prep.search.page import page
-    from data_prep.search.tree import Rules, Tree
-    from vlaa_jax.processing.shards import RecordSource
-
-    config = folder.settings()["config"]
-    rules = Rules(**{name: config["search"][name] for name in Rules.__dataclass_fields__})
-    found = list(folder.trees())
-    if not found:
-        raise InputError(f"{folder.path}: none of its trees has grown yet")
-    mixed = [stored for stored in found if 0 < stored["right"] < stored["nodes"][0]["visits"]] or found
-    chosen = sorted(np.random.default_rng(seed).choice(len(mixed), min(count, len(mixed)), replace=False).tolist())
-    source = RecordSource(config["data"]["questions"])
-    shown = [(source[mixed[i]["place"]], Tree.from_json(rules, mixed[i])) for i in chosen]
-    which = (
-        f"{len(shown)} of {len(found):,} trees, drawn with the seed {seed} among those with right and wrong rollouts."
-    )
-    text = page(f"Search {folder.path.name}", [which], shown)
-    path.write_text(text, encoding="utf-8")
-    print(f"{path}: {len(text) / 1000:,.0f} kB")
 
 
 def _read_worker(text: str) -> tuple[int, int]:
@@ -223,23 +94,3 @@ def _read_worker(text: str) -> tuple[int, int]:
     if not (number.isdecimal() and count.isdecimal() and int(number) < int(count)):
         raise InputError(f"--worker is {text!r}: expected I/N with I from 0 to N - 1")
     return int(number), int(count)
-
-
-def _progress(numbers: list[int], rounds: int) -> Iterator[tuple[int, Any]]:
-    """Numbers of chunks, each with what is to be called after every round; a bar on a terminal, lines in a log."""
-    import tqdm
-
-    began = time.monotonic()
-    with tqdm.tqdm(total=len(numbers) * rounds, desc="rounds", leave=False, disable=None) as bar:
-        for done, number in enumerate(numbers, 1):
-            yield number, bar.update
-            if not sys.stderr.isatty():
-                left = (time.monotonic() - began) / done * (len(numbers) - done)
-                line = f"chunk {done} of {len(numbers)}, {tqdm.tqdm.format_interval(left)} left"
-                print(line, file=sys.stderr, flush=True)
-
-
-def _identity(directory: pathlib.Path) -> list:
-    """Tells a checkpoint from another one that lies in its folder later."""
-    files = sorted(path for path in directory.iterdir() if path.is_file())
-    return [[path.name, path.stat().st_size] for path in files]

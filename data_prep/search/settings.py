@@ -108,7 +108,7 @@ def checkpoint(config: ConfigDict) -> pathlib.Path:
 
 
 def encoder(config: ConfigDict) -> Encoder:
-    """The policy's tokenizer, image rule and window geometry; the config's prompt, else that of its training, else ours.
+    """The policy's tokenizer, images and windows, under the config's prompt, else that of its training, else ours.
 
     Raises:
       InputError: a file of the policy is missing or damaged.

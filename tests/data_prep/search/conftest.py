@@ -8,7 +8,7 @@ import tiny
 from small_search import FakePolicy, config
 
 from data_prep.search import settings
-from data_prep.search.command import search
+from data_prep.search.search import search
 
 
 @pytest.fixture(scope="session")

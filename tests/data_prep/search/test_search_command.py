@@ -9,9 +9,9 @@ from small_search import FakePolicy, config
 from data_prep.__main__ import main
 from data_prep.released.command import import_released
 from data_prep.search import export, settings
-from data_prep.search.command import search
 from data_prep.search.export import Selection, process_of
 from data_prep.search.folder import SearchFolder
+from data_prep.search.search import search
 from data_prep.search.tree import Rules, Tree
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import ProcessRecord

@@ -7,9 +7,9 @@ from small_search import config, get_config
 
 from data_prep.digit_scenes import builder, glyphs
 from data_prep.search import settings
-from data_prep.search.command import search
 from data_prep.search.folder import SearchFolder
 from data_prep.search.rounds import Start
+from data_prep.search.search import search
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rollout.random_bits import SEARCH
@@ -49,7 +49,7 @@ def test_trees_hold_the_policys_steps_and_verdicts(found):
 
 def test_a_start_has_the_same_completions_beside_any_others(found):
     """One question among three or twice, from its beginning and behind a step."""
-    made, out = found
+    made, _ = found
     encoder = settings.encoder(made)
     source, index = settings.open_questions(made, encoder)
     policy = settings.policy(made, encoder, index)
