@@ -10,9 +10,8 @@ import tiny
 
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
-from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.rollout.sampler import Prefix, sampling_weights
 
-SHARPER = jax.jit(lambda: jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 2 else leaf, tiny.model()))
 PARTS = ([3, (1, 6, 10), 2], [8], [2, (1, 4, 4), 1, (1, 2, 8), 3])
 LENGTHS = ((0, 5), (9, 1), (3, 12))  # of two partial solutions a question
 SHAPE, PARTIAL, DRAWS = (25, 6), 12, (10, 2**33, 11, 12, 13, 14)
@@ -35,15 +34,17 @@ def found():
     rng = np.random.default_rng(0)
     questions = [tiny.prompt(rng, parts) for parts in PARTS]
     partial = [rng.integers(10, tiny.SIZES.text.vocabulary, n) for lengths in LENGTHS for n in lengths]
-    weights = sampling_weights(SHARPER(), jnp.float32)
-    # Two thirds of the rows wait for a slot: the second half is prefilled while the first is under way.
-    generator = Generator(Sampling(2.0, end_tokens=tuple(range(10, 60))), 3, 20, (), (), seed=3, stream=2, segment=4)
+    sharper = jax.tree.map(lambda leaf: leaf * 1.5 if leaf.ndim > 2 else leaf, tiny.model())
+    weights = sampling_weights(sharper, jnp.float32)
+    sampling = Sampling(2.0, end_tokens=tuple(range(10, 60)))
+    generator = Generator(sampling, 3, 20, (), (), seed=3, stream=2, row_ratio=9)  # few programs
     whole = [behind(questions[row // 2], tokens) for row, tokens in enumerate(partial)]
     expected = generator(weights, whole, DRAWS, (SHAPE[0] + PARTIAL, SHAPE[1])).completions
     kept = generator.keep(weights, questions, len(questions), SHAPE)
-    waiting = dataclasses.replace(generator, batch=2)
+    # Two thirds of the rows wait for a slot.
+    waiting = dataclasses.replace(generator, batch=2, segment=4)
     continued, row_steps = waiting.go_on(weights, kept, partial, DRAWS, PARTIAL)
-    again, _ = generator.go_on(weights, kept, partial[::-1], DRAWS[::-1], PARTIAL)
+    again, _ = waiting.go_on(weights, kept, partial[::-1], DRAWS[::-1], PARTIAL)
     return jax.tree.map(np.asarray, (expected, continued)), row_steps, jax.tree.map(np.asarray, again)
 
 
@@ -63,9 +64,9 @@ def test_a_partial_solution_is_continued_behind_its_own_question(found):
     assert (swapped.tokens[::-1][[0, 1, 4, 5]] != expected.tokens[[0, 1, 4, 5]]).any()
 
 
-def test_as_many_partial_solutions_a_question_are_asked_for():
-    weights = sampling_weights(tiny.model(), jnp.float32)
+def test_as_many_partial_solutions_of_every_question_are_asked_for():
     generator = Generator(Sampling(1.0), 1, 2, (), (), seed=0, stream=2)
-    kept = generator.keep(weights, [tiny.prompt(np.random.default_rng(0), [4])] * 2, 2, (8, 1))
+    nothing = np.zeros((2, 0))
+    kept = Prefix((), (), nothing, nothing, nothing)
     with pytest.raises(ValueError, match="3 partial solutions of 2 questions"):
-        generator.go_on(weights, kept, [np.zeros(0, np.int32)] * 3, (0, 1, 2), 4)
+        generator.go_on(None, kept, [np.zeros(0, np.int32)] * 3, (0, 1, 2), 4)

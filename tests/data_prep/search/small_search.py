@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from data_prep.digit_scenes import demo
 from data_prep.search.rounds import Completion, Start
+from vlaa_jax.processing.images import Resize, read_size
 from vlaa_jax.processing.records import Record
 
 get_config = runpy.run_path(str(pathlib.Path(__file__).parents[3] / "configs" / "search.py"))["get_config"]
@@ -50,7 +51,8 @@ class FakePolicy:
 
     def begin(self, records: Sequence[Record]):
         self._begun = list(records)
-        return [()] * len(records)
+        sizes = [[read_size(image) for image in record.images] for record in records]
+        return [[Resize(size, size) for size in own] for own in sizes]
 
     def fits(self, texts: Sequence[str]) -> bool:
         return len(texts) <= 2
