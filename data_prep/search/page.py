@@ -2,6 +2,7 @@
 
 import dataclasses
 import html
+import re
 from collections.abc import Sequence
 
 from data_prep.search.tree import Node, Tree
@@ -13,8 +14,9 @@ from vlaa_jax.processing.records import Record
 _LARGEST_SIDE = 480  # pixels; larger pictures are stored smaller
 _WIDTH, _ACROSS, _BETWEEN = 236, 44, 10  # of a box; gap to the next column; gap to the next box
 _HEAD, _LINE, _FOOT = 22, 15, 8
-_CHARACTERS = 36  # of a line
+_CHARACTERS = 34  # of a line
 _FIRST, _LAST = 3, 2  # steps of a long box that are shown
+_ANSWER = re.compile(r"</think>\s*<answer>(.*)</answer>", re.DOTALL)
 
 STYLE = """
 article { grid-template-columns: minmax(0, 1fr); }
@@ -190,7 +192,9 @@ def _color(value: float) -> str:
 
 
 def _clip(text: str) -> str:
-    line = " ".join(text.split()) or "(blank)"
+    """A step in one line; of the one that states the answer, the answer."""
+    answer = _ANSWER.fullmatch(text.strip())
+    line = " ".join((f"Answer: {answer[1]}" if answer else text).split()) or "(blank)"
     return line if len(line) <= _CHARACTERS else f"{line[: _CHARACTERS - 1]}…"
 
 

@@ -95,16 +95,18 @@ def test_the_published_layout_is_imported_as_it_was(finished, tmp_path):
     assert report["records_not_published"] == len(ours) - len(expected) > 0, "a scene of two pictures is among them"
 
 
-def test_one_that_was_interrupted_in_any_round_ends_with_the_same_bytes(finished, searching, tmp_path):
-    expected = contents(finished)
-    for stop in range(1, 7):
-        out = tmp_path / str(stop) / "search"
-        with pytest.raises(KeyboardInterrupt):
-            searching.run(out, stop=stop)
-        assert len(list((out / "trees").glob("*.jsonl"))) == (stop - 1) // 2 and not (out / "report.json").exists()
-        policy = searching.run(out)
-        assert policy.calls == 6 - 2 * ((stop - 1) // 2), "what is whole is not grown again"
-        assert contents(out) == expected
+def test_one_that_was_interrupted_in_every_round_ends_with_the_same_bytes(finished, searching, tmp_path):
+    out, chunks, rounds = tmp_path / "search", 3, 2
+    for done in range(chunks):
+        for stop in range(1, rounds + 1):
+            with pytest.raises(KeyboardInterrupt):
+                searching.run(out, stop=stop)
+            assert len(list((out / "trees").glob("*.jsonl"))) == done and not (out / "report.json").exists()
+        if done + 1 < chunks:
+            with pytest.raises(KeyboardInterrupt):
+                searching.run(out, stop=rounds + 1)  # behind a whole chunk
+    assert searching.run(out).calls == rounds, "what is whole is not grown again"
+    assert contents(out) == contents(finished)
 
 
 def test_an_export_that_was_interrupted_is_made_again(finished, searching, tmp_path, monkeypatch):
@@ -175,7 +177,7 @@ def test_page_shows_questions_trees_and_verdicts(finished, tmp_path, monkeypatch
     text = (tmp_path / "a.html").read_text()
     shown = [stored for stored in SearchFolder(finished).trees() if 0 < stored["right"] < 12]
     assert text.count("<svg class='tree'") == len(shown) and "data:image/png;base64," in text
-    assert "✓ right" in text and "✗ wrong" in text and "At once." in text
+    assert "✓ right" in text and "✗ wrong" in text and "At once." in text and ">Answer: " in text
     assert "http" not in text.replace("http://www.w3.org", "")
     assert (finished / "trees.html").read_text().count("<svg class='tree'") == 4
     monkeypatch.setattr(

@@ -5,12 +5,14 @@ import json
 import pytest
 from small_search import config, get_config
 
-from data_prep.digit_scenes import builder, glyphs
+from data_prep.digit_scenes import builder, demo, glyphs
 from data_prep.search import settings
 from data_prep.search.folder import SearchFolder
 from data_prep.search.rounds import Start
 from data_prep.search.search import search
 from vlaa_jax.errors import InputError
+from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rollout.random_bits import SEARCH
 
@@ -62,7 +64,22 @@ def test_a_start_has_the_same_completions_beside_any_others(found):
     policy.begin([source[third], source[first]])
     assert policy.sample([starts[2], starts[0]]) == [together[2], together[0]]
     assert policy.fits(("Step 1: west 7\n",) * 5) and not policy.fits(("Step 1: west 7\n",) * 50)
-    assert policy._generator.stream == SEARCH
+
+
+def test_programs_follow_from_the_config(found):
+    made, _ = found
+    encoder, sizes = settings.encoder(made), read_config(demo.SHIPPED_POLICY)
+    generator = settings.generator(made, encoder.tokenizer.end_tokens, sizes, ((224,), (16,)))
+    assert (generator.stream, generator.group, generator.new_tokens, generator.seed) == (SEARCH, 3, 192, 0)
+    programs = settings.programs(made, generator, hf.abstract_model(sizes), encoder.no_prompt)
+    names = [program.name for program in programs]
+    assert names[2:6] == [
+        "images of 3 prompts with 16 windows",
+        "3 questions of 224 tokens kept",
+        "slots of 352 tokens",
+        "caches of 9 rows behind 352 tokens",
+    ]
+    assert "prefill of 128 tokens behind 224, 3 drawn at temperature 1" in names
 
 
 def test_the_demo_searches_glyphs_of_the_training_range(found):
