@@ -185,3 +185,25 @@ def test_page_shows_questions_trees_and_verdicts(finished, tmp_path, monkeypatch
     )
     with pytest.raises(InputError, match="holds no search"):
         main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--config={config}:3b",),
+            r"search\.py:3b needs --config\.model\.checkpoint=\.\.\. \(a Hugging Face directory",
+        ),
+        (("--config={config}", "--worker=2/2"), r"--worker is '2/2': expected I/N with I from 0 to N - 1"),
+        (("--config={config}", "--trees=-1"), r"--trees is -1: expected 0 or more"),
+        (("--config={config}", "--config.search.depth=-1"), r"config\.search\.depth is -1: expected 0 or more"),
+        (("--config={config}", "--config.search.deep=1"), "the config has no field 'deep'"),
+    ],
+)
+def test_wrong_command_lines_end_in_a_sentence(monkeypatch, tmp_path, arguments, message):
+    file = pathlib.Path(__file__).parents[3] / "configs" / "search.py"
+    given = [argument.format(config=file) for argument in arguments]
+    monkeypatch.setattr("sys.argv", ["data_prep", "search", f"--out={tmp_path / 'out'}", *given])
+    with pytest.raises(InputError, match=message):
+        main()
+    assert not (tmp_path / "out").exists()
