@@ -155,6 +155,7 @@ def test_a_folder_with_something_else_is_not_written_to(searching, tmp_path):
         ({"search__rollouts": 0}, "config.search.rollouts is 0: expected 1 or more"),
         ({"search__prior": "flat"}, "config.search.prior is 'flat': expected visits or uniform"),
         ({"export__heldout": 1.5}, "config.export.heldout is 1.5: expected a share"),
+        ({"rollout__process_buckets": ()}, "config.rollout.process_buckets is empty"),
         ({"value__judge_weight": 0.5}, "config.value.judge is not set"),
         ({"rewards__enabled": ("digits",)}, "config.rewards.enabled names 'digits'"),
     ],
