@@ -73,7 +73,9 @@ def check(config: ConfigDict) -> None:
         if flat[field] not in known:
             raise InputError(f"config.{field} is {flat[field]!r}: expected {' or '.join(known)}")
     if not config.rollout.process_buckets:
-        raise InputError("config.rollout.process_buckets is empty: expected tokens of partial solutions, as '(64, 256)'")
+        raise InputError(
+            "config.rollout.process_buckets is empty: expected tokens of partial solutions, as '(64, 256)'"
+        )
     for field in ("value.judge_weight", "export.heldout"):
         if not 0 <= flat[field] <= 1:
             raise InputError(f"config.{field} is {flat[field]}: expected a share from 0 to 1")
