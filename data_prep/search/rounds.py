@@ -101,28 +101,24 @@ def grow(
     trees = [Tree(plan.rules) for _ in questions]
     resizes = policy.begin([question.record for question in questions])
     for number in range(plan.rounds):
-        chosen = [tree.select(plan.leaves, lambda node: policy.fits(node.texts)) for tree in trees]
-        completions = iter(
-            policy.sample(
-                [
-                    Start(node.texts, draw_number(question.place, number * plan.leaves + leaf))
-                    for question, nodes in zip(questions, chosen, strict=True)
-                    for leaf, node in enumerate(nodes)
-                ]
-            )
-        )
-        found = [[next(completions) for _ in nodes] for nodes in chosen]
+        chosen = [
+            (place, node, number * plan.leaves + leaf)
+            for place, tree in enumerate(trees)
+            for leaf, node in enumerate(tree.select(plan.leaves, lambda node: policy.fits(node.texts)))
+        ]
+        starts = [
+            Start(node.texts, draw_number(questions[place].place, simulation)) for place, node, simulation in chosen
+        ]
+        groups = policy.sample(starts)
         requests = [
-            Request(question.record.verifier, "".join(node.texts) + each.text, question.record.answer, record, scaled)
-            for question, scaled, nodes, groups in zip(questions, resizes, chosen, found, strict=True)
-            for record in (question.record,)
-            for node, group in zip(nodes, groups, strict=True)
-            for each in group
+            _request(questions[place].record, resizes[place], start, completion)
+            for (place, _, _), start, group in zip(chosen, starts, groups, strict=True)
+            for completion in group
         ]
         traces = iter(verify(requests))
-        for question, tree, nodes, groups in zip(questions, trees, chosen, found, strict=True):
-            for node, group in zip(nodes, groups, strict=True):
-                tree.add(node, [_rollout(each, next(traces), question.record.verifier) for each in group])
+        for (place, node, _), group in zip(chosen, groups, strict=True):
+            verifier = questions[place].record.verifier
+            trees[place].add(node, [_rollout(completion, next(traces), verifier) for completion in group])
         check_round()
     return trees
 
@@ -130,6 +126,11 @@ def grow(
 def draw_number(place: int, simulation: int) -> int:
     """Names the random bits of a question's simulation, wherever and whenever it runs."""
     return place << 32 | simulation
+
+
+def _request(record: Record, resizes: Sequence[Resize], start: Start, completion: Completion) -> Request:
+    """The whole solution, to be judged."""
+    return Request(record.verifier, "".join(start.texts) + completion.text, record.answer, record, resizes)
 
 
 def _rollout(completion: Completion, trace: Trace, verifier: str) -> Rollout:
