@@ -136,6 +136,35 @@ def reference_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, 
     return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)
 
 
+def attention_behind(
+    queries: jax.Array,
+    keys: jax.Array,
+    values: jax.Array,
+    mask: Causal,
+    kept_keys: jax.Array,
+    kept_values: jax.Array,
+    kept_valid: jax.Array,
+) -> jax.Array:
+    """`attention` of tokens that stand behind others whose keys and values are kept; every token sees all of those.
+
+    Args:
+      queries: `[B, T, N, H]`.
+      keys, values: `[B, T, K, H]` of the same tokens.
+      mask: who sees whom among them.
+      kept_keys, kept_values: `[B, K, P, H]`, laid out as a cache.
+      kept_valid: `[B, P]`, False on padding; each row has a token.
+
+    Returns:
+      `[B, T, N, H]` in the queries' dtype; exact, by log-sum-exp.
+    """
+    shared = keys.shape[2]
+    grouped = _split_heads(queries, shared)
+    visible = jnp.tile(mask.dense()[:, None], (1, 1, queries.shape[2] // shared, 1))
+    own = attend(grouped, keys.swapaxes(1, 2), values.swapaxes(1, 2), visible)
+    before = attend(grouped, kept_keys, kept_values, kept_valid[:, None, None])
+    return _join_heads(merge(before, own), queries)
+
+
 def _split_heads(queries: jax.Array, shared: int) -> jax.Array:
     """`[B, T, N, H]` to `[B, K, N / K * T, H]`."""
     batch, length, heads, width = queries.shape

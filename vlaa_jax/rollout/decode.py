@@ -20,11 +20,10 @@ import jax
 import jax.numpy as jnp
 
 from vlaa_jax.models.attention import attend, merge
-from vlaa_jax.processing.batches import Rows
 from vlaa_jax.rollout.draw import Drawn, Sampling, draw
 from vlaa_jax.rollout.random_bits import row_keys, uniforms
-from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, prefill
-from vlaa_jax.sharding import ROWS, P, keep_caches, over_rows, platform, row_specs, take_rows
+from vlaa_jax.rollout.sampler import Prefix, Prompts, SamplingWeights
+from vlaa_jax.sharding import ROWS, P, keep_caches, over_rows, platform, row_specs
 
 Tree = TypeVar("Tree")
 Caches = tuple[tuple[jax.Array, jax.Array], ...]  # keys and values `[R, K, C, H]` of each layer
@@ -51,21 +50,21 @@ class Completions:
 
 @functools.partial(jax.jit, static_argnames=("slots", "group", "new_tokens"))
 def open_slots(
-    weights: SamplingWeights, rows: Rows, *, slots: int, group: int, new_tokens: int
+    weights: SamplingWeights, all_prompts: Prompts, *, slots: int, group: int, new_tokens: int
 ) -> tuple[Prefix, Completions]:
     """Slots without prompts, and no completion of any prompt.
 
     Args:
       weights: the policy.
-      rows: `[B, P]` all prompts.
+      all_prompts: B.
       slots: on each chip.
       group: G.
       new_tokens: C.
     """
     config, dtype = weights.model.config.text, weights.model.language.embedding[...].dtype
 
-    def zeros(tokens: jax.Array) -> tuple[Prefix, Completions]:
-        prompts, length = tokens.shape
+    def zeros(all_prompts: Prompts) -> tuple[Prefix, Completions]:
+        prompts, length = all_prompts.shape
         cache = jnp.zeros((slots, config.key_value_heads, length, config.head_width), dtype)
         prefix = Prefix(
             keys=(cache,) * config.layers,
@@ -79,7 +78,7 @@ def open_slots(
         lengths, ended = jnp.zeros(samples, jnp.int32), jnp.zeros(samples, bool)
         return keep_caches(prefix), Completions(each.astype(jnp.int32), lengths, ended, each, each)
 
-    return over_rows(zeros, (P(ROWS),), P(ROWS), split_weights=False)(rows.tokens)
+    return over_rows(zeros, (row_specs(all_prompts),), P(ROWS), split_weights=False)(all_prompts)
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "new_tokens"))
@@ -105,8 +104,7 @@ def admit(
     weights: SamplingWeights,
     prefix: Prefix,
     out: Completions,
-    rows: Rows,
-    features: jax.Array,
+    all_prompts: Prompts,
     slots: jax.Array,
     prompts: jax.Array,
     seed: jax.Array,
@@ -121,16 +119,15 @@ def admit(
       weights: the policy.
       prefix: the slots; given up.
       out: completions of all prompts; given up.
-      rows: all prompts.
-      features: `[B, slots, D]` of their images.
+      all_prompts: B.
       slots, prompts: `[U]` places of each among its chip's slots and prompts; what lies beyond is dropped.
       seed, stream, draws: name the random bits; draws `[B, 2]` of all prompts.
       sampling: the distribution.
     """
 
-    def run(weights, prefix, out, rows, features, slots, prompts, seed, stream, draws):
+    def run(weights, prefix, out, all_prompts, slots, prompts, seed, stream, draws):
         chosen = jnp.minimum(prompts, len(draws) - 1)
-        fresh = prefill(weights, take_rows(rows, chosen), features[chosen])
+        fresh = all_prompts.run(weights, chosen)
         put = lambda places, held, new: held.at[places].set(new, mode="drop")  # noqa: E731
         prefix = jax.tree.map(functools.partial(put, slots), prefix, fresh)
         keys = row_keys(seed, stream, draws[chosen][:, None], jnp.arange(out.tokens.shape[1]))
@@ -149,9 +146,9 @@ def admit(
         )
         return keep_caches(prefix), out
 
-    inputs = (P(), *row_specs((prefix, out, rows, features, slots, prompts)), P(), P(), row_specs(draws))
+    inputs = (P(), *row_specs((prefix, out, all_prompts, slots, prompts)), P(), P(), row_specs(draws))
     run = over_rows(run, inputs, (P(ROWS), P(ROWS)), split_weights=False)
-    return run(weights, prefix, out, rows, features, slots, prompts, seed, stream, draws)
+    return run(weights, prefix, out, all_prompts, slots, prompts, seed, stream, draws)
 
 
 # By default XLA for TPU brings most of the completions' caches to vector memory for one new token and writes them back

@@ -1,4 +1,8 @@
-"""From encoded prompts to completions: bucketed shapes around the jitted programs, prompts that wait for a slot."""
+"""From encoded prompts to completions: bucketed shapes around the jitted programs, prompts that wait for a slot.
+
+A call samples from whole prompts. Whoever samples again and again from partial solutions of the same questions keeps
+what the questions leave behind (`Generator.keep`) and goes on from there (`Generator.go_on`).
+"""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +16,15 @@ from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.rollout.decode import Completions, admit, decode, empty_caches, open_slots, take
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.random_bits import split_draws
-from vlaa_jax.rollout.sampler import Prefix, SamplingWeights, encode_images
+from vlaa_jax.rollout.sampler import (
+    ContinuedPrompts,
+    Prefix,
+    Prompts,
+    SamplingWeights,
+    WholePrompts,
+    encode_images,
+    keep_prompts,
+)
 from vlaa_jax.rollout.schedule import SEGMENT, Schedule, prompts_at_once, steps_of_segment
 from vlaa_jax.sharding import chunks_of_rows, fetch_all, fetch_rows, join_rows, own_rows, place_rows, row_shards
 
@@ -136,6 +148,58 @@ class Generator:
             pass
         return run.rollout
 
+    def keep(
+        self,
+        weights: SamplingWeights,
+        questions: Sequence[EncodedPrompt],
+        count: int,
+        shape: tuple[int, int],
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> Prefix:
+        """Runs the images and the tokens of Q questions once; arguments as those of a call.
+
+        Args:
+          count: Q, of all processes.
+        """
+        seen, _ = _see(self, weights, questions, count, shape, check_stop)
+        return keep_prompts(weights, seen.rows, seen.features)
+
+    def go_on(
+        self,
+        weights: SamplingWeights,
+        kept: Prefix,
+        partial: Sequence[np.ndarray],
+        draws: Sequence[int],
+        length: int,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> tuple[Completions, RowSteps]:
+        """Samples G continuations of each of B partial solutions, the same that a call with the whole prompts gives.
+
+        Args:
+          weights: the policy.
+          kept: Q questions (`keep`).
+          partial: tokens of each partial solution of this process's rows: as many of every question, one question after
+            the other.
+          draws: `[B]` numbers that name their random bits.
+          length: T, of the program, which holds all partial solutions of the call.
+          check_stop: as in a call.
+        """
+        draws = np.asarray(draws)
+        count, chips = len(draws), row_shards()
+        if count % len(kept.valid):
+            raise ValueError(f"{count} partial solutions of {len(kept.valid)} questions")
+        own = own_rows(count)
+        tokens = np.zeros((len(own), length), np.int32)
+        for row, part in zip(tokens, partial, strict=True):
+            row[: len(part)] = part
+        lengths = np.asarray([len(part) for part in partial], np.int32)
+        first = own % (count // chips) // (count // len(kept.valid))
+        rows = place_rows((first.astype(np.int32), tokens, lengths))
+        run = Run(self, weights, ContinuedPrompts(kept, *rows), draws, check_stop)
+        for _ in run:
+            pass
+        return run.completions, run.row_steps
+
     def start(
         self,
         weights: SamplingWeights,
@@ -143,32 +207,39 @@ class Generator:
         draws: Sequence[int],
         shape: tuple[int, int],
         check_stop: Callable[[], None],
-    ) -> "Run":
+    ) -> "WholeRun":
         """What a call does, segment by segment; arguments as those of a call."""
-        return Run(self, weights, prompts, np.asarray(draws), shape, check_stop)
+        return WholeRun(self, weights, prompts, np.asarray(draws), shape, check_stop)
 
 
 class Run:
     """Samples groups, and gives those of this process as soon as they have ended.
 
     Attributes:
-      rows, features: of `Rollout`.
-      rollout: all groups, after the last of them was given.
+      completions, row_steps: of all groups, after the last of them was given.
     """
 
-    rollout: Rollout
+    completions: Completions
+    row_steps: RowSteps
 
     def __init__(
         self,
         generator: Generator,
         weights: SamplingWeights,
-        prompts: Sequence[EncodedPrompt],
+        prompts: Prompts,
         draws: np.ndarray,
-        shape: tuple[int, int],
         check_stop: Callable[[], None],
     ):
-        """Runs the tower, see `Generator.start`."""
-        self._generator, self._weights, self._check_stop = generator, weights, check_stop
+        """Begins nothing yet.
+
+        Args:
+          generator: the distribution and the shapes.
+          weights: the policy.
+          prompts: B.
+          draws: `[B]` numbers that name their random bits.
+          check_stop: as in a call of the generator.
+        """
+        self._generator, self._weights, self._prompts, self._check_stop = generator, weights, prompts, check_stop
         self._count = len(draws)
         self._batch = min(generator.batch or self._count, self._count)
         self._own = own_rows(self._count)
@@ -177,8 +248,6 @@ class Run:
             jnp.uint32(generator.stream),
             place_rows(split_draws(draws[self._own])),
         )
-        self.rows, self._all_features = self._see(prompts, shape)
-        self.features = self._all_features if generator.frozen_vision else None
 
     def __iter__(self) -> Iterator[Ended]:
         """Yields once a segment, when the next one has been started: what the caller then does costs the chips no time.
@@ -188,10 +257,9 @@ class Run:
         generator, weights = self._generator, self._weights
         group, new_tokens = generator.group, generator.new_tokens
         chips, slots = row_shards(), self._batch // row_shards()
-        at_once = prompts_at_once(slots, self.rows.tokens.shape[1])
+        at_once = prompts_at_once(slots, self._prompts.shape[1])
         schedule = Schedule(chips, self._count // chips, slots, group, at_once, generator.row_ratio)
-        text = dataclasses.replace(self.rows, vision=None)
-        prefix, out = open_slots(weights, text, slots=slots, group=group, new_tokens=new_tokens)
+        prefix, out = open_slots(weights, self._prompts, slots=slots, group=group, new_tokens=new_tokens)
         caches = empty_caches(prefix, rows=schedule.completions.shape[1], new_tokens=new_tokens)
         steps = steps_of_segment(generator.segment, new_tokens)
         column, ran_all = 0, 0
@@ -204,8 +272,7 @@ class Run:
                     weights,
                     prefix,
                     out,
-                    text,
-                    self._all_features,
+                    self._prompts,
                     *places,
                     *self._name,
                     sampling=generator.sampling,
@@ -239,8 +306,7 @@ class Run:
             schedule.retire(done.reshape(chips, -1, group))
             groups = self._fetch(out, done.all(axis=1) & ~given)
             given |= done.all(axis=1)
-        row_steps = RowSteps(ran_all, int(lengths.sum()) - lengths.size)
-        self.rollout = Rollout(self.rows, self.features, out, row_steps)
+        self.completions, self.row_steps = out, RowSteps(ran_all, int(lengths.sum()) - lengths.size)
         yield groups
 
     def _fetch(self, out: Completions, which: np.ndarray) -> Ended:
@@ -251,19 +317,55 @@ class Run:
             return Ended(self._own[mine], *(np.empty((0, *leaf.shape[1:]), leaf.dtype) for leaf in leaves))
         return Ended(self._own[mine], *(fetch_rows(leaf)[mine] for leaf in leaves))
 
-    def _see(self, prompts: Sequence[EncodedPrompt], shape: tuple[int, int]) -> tuple[Rows, jax.Array]:
-        """All prompts and the features of their images; a tower that trains keeps its patches."""
-        parts = []
-        for chunk in chunks_of_rows(self._count, self._batch):
-            jax.block_until_ready(parts[-1:])
-            self._check_stop()
-            places = np.searchsorted(self._own, chunk[own_rows(len(chunk))])
-            rows = place_rows(pad_prompts([prompts[place] for place in places], *shape))
-            features = encode_images(self._weights, rows.vision)
-            if self._generator.frozen_vision:
-                rows = dataclasses.replace(rows, vision=None)  # the patches have served
-            parts.append((rows, features))
-        return parts[0] if len(parts) == 1 else join_rows(parts)
+
+class WholeRun(Run):
+    """Samples groups of prompts that run from their first token on.
+
+    Attributes:
+      rows, features: of `Rollout`.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        weights: SamplingWeights,
+        prompts: Sequence[EncodedPrompt],
+        draws: np.ndarray,
+        shape: tuple[int, int],
+        check_stop: Callable[[], None],
+    ):
+        """Runs the tower, see `Generator.start`."""
+        seen, self.rows = _see(generator, weights, prompts, len(draws), shape, check_stop)
+        self.features = seen.features if generator.frozen_vision else None
+        super().__init__(generator, weights, seen, draws, check_stop)
+
+    @property
+    def rollout(self) -> Rollout:
+        """All groups, after the last of them was given."""
+        return Rollout(self.rows, self.features, self.completions, self.row_steps)
+
+
+def _see(
+    generator: Generator,
+    weights: SamplingWeights,
+    prompts: Sequence[EncodedPrompt],
+    count: int,
+    shape: tuple[int, int],
+    check_stop: Callable[[], None],
+) -> tuple[WholePrompts, Rows]:
+    """All prompts with the features of their images, and their rows, which for a tower that trains keep the patches."""
+    own, parts = own_rows(count), []
+    for chunk in chunks_of_rows(count, min(generator.batch or count, count)):
+        jax.block_until_ready(parts[-1:])
+        check_stop()
+        places = np.searchsorted(own, chunk[own_rows(len(chunk))])
+        rows = place_rows(pad_prompts([prompts[place] for place in places], *shape))
+        features = encode_images(weights, rows.vision)
+        if generator.frozen_vision:
+            rows = dataclasses.replace(rows, vision=None)  # the patches have served
+        parts.append((rows, features))
+    rows, features = parts[0] if len(parts) == 1 else join_rows(parts)
+    return WholePrompts(dataclasses.replace(rows, vision=None), features), rows
 
 
 def _place(numbers: np.ndarray) -> jax.Array:

@@ -1,4 +1,9 @@
-"""What the decode loop starts from: the sampling copy of the weights, and prompts with their images, run once."""
+"""What the decode loop starts from: the sampling copy of the weights, and prompts with their images, run once.
+
+Prompts are whole (`WholePrompts`), or go on behind a first part that several of them share and that has run before
+(`ContinuedPrompts`): a search that samples from many partial solutions of one question runs its images and its text
+once.
+"""
 
 import dataclasses
 import functools
@@ -7,7 +12,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from vlaa_jax.models.attention import Causal, attention
+from vlaa_jax.models.attention import Causal, attention, attention_behind
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.models.qwen2_5_vl.language import DecoderLayer
 from vlaa_jax.models.qwen2_5_vl.vision import VisionTower
@@ -19,16 +24,19 @@ from vlaa_jax.sharding import (
     TRAINING,
     P,
     gather,
+    keep_caches,
     keep_parameters,
     over_rows,
     row_specs,
     specs,
+    take_rows,
 )
 
 Tree = TypeVar("Tree")
 
 # More patches fill no chip better, and the tower's activations would take more memory than the caches.
 _PATCHES_AT_ONCE = 32_768
+PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 
 
 @jax.tree_util.register_dataclass
@@ -118,6 +126,76 @@ def encode_images(weights: SamplingWeights, vision: VisionArrays) -> jax.Array:
     return over_rows(encode, (P(), row_specs(vision)), P(ROWS), split_weights=False)(weights.model.vision, vision)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class WholePrompts:
+    """Prompts that run from their first token on.
+
+    Attributes:
+      rows: `[B, P]`, right-padded, without patches.
+      features: `[B, slots, D]` of their images.
+    """
+
+    rows: Rows
+    features: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, columns of a slot)."""
+        return self.rows.tokens.shape
+
+    def run(self, weights: SamplingWeights, chosen: jax.Array) -> Prefix:
+        """Some of them, by their places `[U]`; inside `over_rows`."""
+        return prefill(weights, take_rows(self.rows, chosen), self.features[chosen])
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class ContinuedPrompts:
+    """Prompts whose first part has run before.
+
+    Attributes:
+      kept: `[Q, ...]` what the first parts left behind (`keep_prompts`).
+      first: `[B]` place of each prompt's first part among the Q of its chip.
+      tokens: `[B, T]` what follows, right-padded.
+      lengths: `[B]` of it; may be 0.
+    """
+
+    kept: Prefix
+    first: jax.Array
+    tokens: jax.Array
+    lengths: jax.Array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(B, columns of a slot)."""
+        return len(self.tokens), self.kept.valid.shape[1] + self.tokens.shape[1]
+
+    def run(self, weights: SamplingWeights, chosen: jax.Array) -> Prefix:
+        """Some of them, by their places `[U]`; inside `over_rows`."""
+        first = self.first[chosen]
+        kept = jax.tree.map(lambda leaf: leaf[first], self.kept)
+        return extend(weights, kept, self.tokens[chosen], self.lengths[chosen])
+
+
+Prompts = WholePrompts | ContinuedPrompts
+
+
+@jax.jit
+def keep_prompts(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix:
+    """What prompts leave behind, for `ContinuedPrompts`: `[B, P]` rows without patches, `[B, slots, D]` features."""
+
+    def run(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix:
+        count, length = rows.tokens.shape
+        most = max(1, PREFILL_TOKENS // length)
+        at_once = max(size for size in range(1, count + 1) if count % size == 0 and size <= most)
+        places = jnp.arange(count).reshape(-1, at_once)
+        kept = jax.lax.map(lambda some: prefill(weights, take_rows(rows, some), features[some]), places)
+        return keep_caches(jax.tree.map(lambda leaf: leaf.reshape(count, *leaf.shape[2:]), kept))
+
+    return over_rows(run, (P(), *row_specs((rows, features))), P(ROWS), split_weights=False)(weights, rows, features)
+
+
 def prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix:
     """Runs prompts (right-padded) once; inside `over_rows`."""
     model, text = weights.model, weights.model.language
@@ -138,3 +216,42 @@ def prefill(weights: SamplingWeights, rows: Rows, features: jax.Array) -> Prefix
     state = text.normalise(jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0])
     position = jnp.max(jnp.where(valid, rows.positions, 0), axis=(0, 2)) + 1
     return Prefix(tuple(keys), tuple(values), valid, state, position)
+
+
+def extend(weights: SamplingWeights, kept: Prefix, tokens: jax.Array, lengths: jax.Array) -> Prefix:
+    """Runs what follows first parts that are kept; the two stand behind each other in a slot. Inside `over_rows`.
+
+    Args:
+      weights: the policy.
+      kept: `[B, ...]`.
+      tokens: `[B, T]` text, right-padded.
+      lengths: `[B]` of it; one of 0 leaves the kept state.
+    """
+    text = weights.model.language
+    order = jnp.arange(tokens.shape[1])
+    valid = order < lengths[:, None]
+    x = text.embedding[...][tokens]
+    rotation = text.rotation(jnp.broadcast_to(kept.position[:, None] + order, (3, *tokens.shape)))
+    keys, values = [], []
+
+    def attend_and_keep(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+        before = kept.keys[len(keys)], kept.values[len(keys)], kept.valid
+        keys.append(k.transpose(0, 2, 1, 3))
+        values.append(v.transpose(0, 2, 1, 3))
+        return attention_behind(q, k, v, Causal(valid.astype(jnp.int32)), *before)
+
+    for layer in weights.layers:
+        x = layer(x, rotation, attend_and_keep, text.config.norm_epsilon)
+    last = jnp.maximum(lengths - 1, 0)[:, None, None]
+    own = text.normalise(jnp.take_along_axis(x, last, axis=1)[:, 0])
+
+    def join(first: tuple[jax.Array, ...], second: list[jax.Array]) -> tuple[jax.Array, ...]:
+        return tuple(jnp.concatenate(pair, axis=2) for pair in zip(first, second, strict=True))
+
+    return Prefix(
+        keys=join(kept.keys, keys),
+        values=join(kept.values, values),
+        valid=jnp.concatenate([kept.valid, valid], axis=1),
+        state=jnp.where((lengths > 0)[:, None], own, kept.state),
+        position=kept.position + lengths,
+    )

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlaa_jax.rollout.sampler import PREFILL_TOKENS
+
 SEGMENT = 16  # steps: fewer leave less to rows that have ended, more ask the host less often
 _FEWEST_ROWS = 8  # of a chip: fewer cost as much
-_PREFILL_TOKENS = 2048  # of a chip at once: more make no product faster
 
 
 def row_buckets(slots: int, group: int, ratio: int) -> tuple[int, ...]:
@@ -41,7 +42,7 @@ def moves(slots: int, buckets: Sequence[int], *, refill: bool) -> list[tuple[int
 
 def prompts_at_once(slots: int, length: int) -> int:
     """U, prompts of a chip that are prefilled together, of so many slots and tokens."""
-    return max(1, min(-(-slots // 4), _PREFILL_TOKENS // length))
+    return max(1, min(-(-slots // 4), PREFILL_TOKENS // length))
 
 
 def steps_of_segment(segment: int, new_tokens: int) -> int:

@@ -17,7 +17,7 @@ from vlaa_jax.processing.prompt_data import Drawn, PromptData, ReadAhead
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import Request, score_many
 from vlaa_jax.rollout.decode import Completions
-from vlaa_jax.rollout.generate import Ended, Generator, Rollout, RowSteps, Run
+from vlaa_jax.rollout.generate import Ended, Generator, Rollout, RowSteps, WholeRun
 from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
 from vlaa_jax.sharding import fetch_rows, own_rows, replace_rows
 from vlaa_jax.training import settings
@@ -169,7 +169,7 @@ class Collector:
         count = self._config.rollout.prompts
         row_steps = RowSteps()
 
-        def start(draw: int) -> tuple[list[Drawn], Run]:
+        def start(draw: int) -> tuple[list[Drawn], WholeRun]:
             draws = draw + np.arange(count)
             return self._start(self._weights(model, clock), draws, self._shape(draws), clock, check_stop)
 
@@ -234,7 +234,7 @@ class Collector:
         shape: tuple[int, int],
         clock: Clock,
         check_stop: Callable[[], None],
-    ) -> tuple[list[Drawn], Run]:
+    ) -> tuple[list[Drawn], WholeRun]:
         """Prompts of this process, and the rollout of all."""
         drawn = self._draw(draws, clock)
         with clock.phase("rollout"):
