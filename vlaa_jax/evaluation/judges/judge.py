@@ -1,5 +1,6 @@
 """What every judge does: it gives each step of a response a score, whatever it is made of."""
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,7 +15,7 @@ class Question:
     """A question with the responses to be judged.
 
     Attributes:
-      record: the judge sees no more of it than `solutions.question_of` leaves.
+      record: with its images; gold answer and metadata are not shown to a judge.
       responses: texts, tags included; their steps are those of `steps.split_steps`.
     """
 
@@ -23,15 +24,17 @@ class Question:
 
 
 class Judge(Protocol):
-    """Scores responses. The same question gives the same scores, whatever else is judged with it.
+    """Scores responses. The same question gives the same scores, to rounding, whatever else is judged with it.
 
     Attributes:
       name: for tables and files.
       whole: whether it scores a response as a whole, and so only once.
+      problems: what could not be judged so far, by reason.
     """
 
     name: str
     whole: bool
+    problems: collections.Counter[str]
 
     def __call__(self, questions: Sequence[Question]) -> list[list[np.ndarray]]:
         """Step scores `[S]` of every response of every question, float64, higher is better.
