@@ -347,9 +347,11 @@ def _own_scorer(policy: "SavedPolicy") -> "Scorer | None":
 def _answering(options: argparse.Namespace) -> "Callable[[str], Ask]":
     """What answers a rubric judge's prompts; replies are kept in the cache folder, which every run reads."""
     from data_prep.answers.rubric import open_rubric
+    from data_prep.answers.section import POLICY
+    from data_prep.digit_scenes import demo
 
     return lambda model: open_rubric(
-        model,
+        f"{POLICY}{demo.checkpoint(model.removeprefix(POLICY))}" if model.startswith(POLICY) else model,
         base_url=options.endpoint,
         key_variable=options.endpoint_key,
         cache=str(cache_folder() / "judges"),
