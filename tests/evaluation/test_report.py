@@ -176,7 +176,7 @@ def test_a_chart_over_names_and_as_a_file_of_its_own():
     space = "{http://www.w3.org/2000/svg}"
     (inner,) = picture.findall(f"{space}svg")
     # One chart in both: it stands below title, unit and one line of the legend.
-    assert inner.get("y") == "72" and picture.get("viewBox") == "0 0 380 292"
+    assert inner.get("y") == "72" and picture.get("viewBox") == "0 0 380 298"
     assert [text.text for text in picture.findall(f"{space}text")] == ["Best <of> N", "% & more", "a: 10 → 20"]
     for found, prefix in ((chart, ""), (inner, space)):
         assert [x.text for x in found.findall(f"{prefix}text") if x.get("class") == "x"] == ["2", "4", "all", "N"]

@@ -89,7 +89,7 @@ def svg_curve(curve: Curve) -> str:
     )
     place = f" y='{top}' width='{_WIDTH}' height='{_HEIGHT}'"
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {top + _HEIGHT}' width='{2 * _WIDTH}'>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {top + _HEIGHT + 6}' width='{2 * _WIDTH}'>"
         f"<style>{STYLE}svg {{ font-family: system-ui, sans-serif; }} .ground {{ fill: var(--card); }}</style>"
         f"<rect class='ground' width='100%' height='100%'/><text x='12' y='{_LINE}' font-weight='600'>"
         f"{html.escape(curve.title)}</text><text x='12' y='{2 * _LINE}'>{html.escape(curve.unit)}</text>{legend}"
