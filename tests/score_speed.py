@@ -11,6 +11,7 @@ does not count.
 import argparse
 import dataclasses
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
@@ -86,7 +87,7 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="cpu", help="default %(default)s")
     parser.add_argument("--runs", type=int, default=5, help="of each, default %(default)s")
     options = parser.parse_args()
-    found = measure(SIZES[options.size], options.runs)
+    found = measure(SIZES[options.size], options.runs, say=lambda line: print(line, file=sys.stderr, flush=True))
     for name, seconds, tokens in (("one pass", found.one, found.row), ("prefixes", found.prefixes, found.rows)):
         each = ", ".join(f"{second:.3f}" for second in seconds)
         print(f"{name}: {statistics.median(seconds):.3f} s for {tokens:,} tokens ({each})")
@@ -94,8 +95,8 @@ def main() -> None:
     print(f"logits differ by at most {found.difference:.1e}; their standard deviation is {found.spread:.2f}")
 
 
-def measure(size: Size, runs: int) -> Found:
-    """Compares and times the two ways."""
+def measure(size: Size, runs: int, say: Callable[[str], None] = lambda line: None) -> Found:
+    """Compares and times the two ways; `say` shows how far it is."""
     model = jax.jit(lambda: RewardModel(size.model, nnx.Rngs(0)))()
     generator = np.random.default_rng(0)
     prompt = tiny.prompt(generator, [size.grid, size.text], size.model)
@@ -111,11 +112,13 @@ def measure(size: Size, runs: int) -> Found:
 
     one_pass = lambda: np.asarray(score_steps(model, batch, dtype="float32"))[0]  # noqa: E731
     by_prefix = lambda: np.stack([np.asarray(score_prefixes(model, *rows)) for rows in prefixes], axis=1)  # noqa: E731
+    say("first runs, which compile")
     first, second = one_pass(), by_prefix()
     times: dict[str, list[float]] = {"one": [], "prefixes": []}
-    for _ in range(runs):
+    for number in range(1, runs + 1):
         for name, work in (("one", one_pass), ("prefixes", by_prefix)):
             times[name].append(seconds(work))
+            say(f"{name} {number}/{runs}: {times[name][-1]:.3f} s")
     return Found(
         **times,
         row=row,
