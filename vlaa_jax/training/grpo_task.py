@@ -20,7 +20,8 @@ from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weig
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.rewards import load_scorer, require_scorer
+from vlaa_jax.evaluation.judges.scorer import JudgeScorer
+from vlaa_jax.rewards import require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Rollout
@@ -40,6 +41,7 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
+from vlaa_jax.training.judging import Answering, ProcessRewards, open_scorer, process_metrics, settled_beta
 from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 
@@ -51,14 +53,24 @@ _BUCKETS = ("prompt_buckets", "window_buckets", "row_buckets")  # among the numb
 class GRPOTask:
     """Group relative policy optimisation with the mixed reward (VLAA-Thinking, section 4)."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, *, answering: Answering | None = None):
+        """Loads policy, records and judges.
+
+        Args:
+          config: of the run.
+          answering: from the MODEL of a rubric judge to what answers its prompts.
+
+        Raises:
+          InputError: a field, a record or a file is not as it must be.
+        """
         self.config = config
         self._counts = grpo_sizes(config, row_shards())
         self._objective, self._policy = settings.objective(config), settings.policy(config)
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         self.source, self.index = settings.open_records(config, "train", self.encoder)
-        self.scorer = load_scorer(config.rewards.scorer) if config.rewards.scorer else None
+        self.scorer = open_scorer(config, answering)
+        self._process = ProcessRewards(config, answering) if config.rewards.process else None
         verifiers = {name for name in config.rewards.enabled if self._occurs(name)}
         require_scorer(verifiers, self.scorer)
         self.pool = MathPool(config.rewards.math_workers)
@@ -94,6 +106,7 @@ class GRPOTask:
         if distributed.is_first():
             chosen = (f"{name.replace('_', ' ')} {', '.join(map(str, self.numbers[name]))}" for name in _BUCKETS)
             print("; ".join(chosen), flush=True)
+        self._begin_scorer()
         sampling = settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes)
         buckets = self.numbers["prompt_buckets"], self.numbers["window_buckets"]
         self._generator = settings.generator(config, sampling, self._counts.batch, buckets)
@@ -105,6 +118,15 @@ class GRPOTask:
             completions = Completions(**self.waiting)
             self._ahead = self._collector.sampled_before(self.model, self.numbers["draws"], completions)
 
+    def _begin_scorer(self) -> None:
+        """A judge gets what its scores hang on beside its weights; a run that goes on has it from its checkpoint."""
+        if not isinstance(self.scorer, JudgeScorer):
+            return
+        self.scorer.references = self.numbers.setdefault("scorer_references", {})
+        if "scorer_beta" not in self.numbers and self._occurs("open_ended"):
+            self.numbers["scorer_beta"] = settled_beta(self.config, self.scorer, self.source, self.index)
+        self.scorer.beta = self.numbers.get("scorer_beta", self.scorer.beta)
+
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
         ahead = None
@@ -115,6 +137,9 @@ class GRPOTask:
         else:
             experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
         rollout, judged = experience.rollout, experience.judged
+        if self._process is not None:
+            with clock.phase("judge"):
+                judged = self._process.score(judged, self._collector.records(judged))
         with clock.phase("score"):
             check_stop()
             rewards = scores(judged)
@@ -124,7 +149,8 @@ class GRPOTask:
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
                 learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths)
+            of_steps = None if self._process is None else self._process.advantages(judged)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths, of_steps)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
@@ -134,6 +160,11 @@ class GRPOTask:
             if config.rollout.oversample > 1:
                 metrics["rollout/prompts"] = len(experience.all)
                 metrics["rollout/kept_share"] = experience.kept_share
+            if isinstance(self.scorer, JudgeScorer):
+                unread = sum(trace.rule == "unread" for group in experience.all for trace in group.traces)
+                metrics |= {"scorer_beta": self.scorer.beta, "scorer_unread": unread}
+            if self._process is not None:
+                metrics |= process_metrics(judged)
             if experience.row_steps.ran:
                 metrics["rollout/wasted_row_steps"] = experience.row_steps.wasted
             metrics |= self._padding(experience)
@@ -183,9 +214,14 @@ class GRPOTask:
         return bool((self.index.verifier[self.index.good] == place).any())
 
     def _score(
-        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
+        self,
+        rollout: Rollout,
+        rewards: np.ndarray,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
+        of_steps: jax.Array | None = None,
     ) -> tuple[Groups, Scored]:
-        """Everything the updates of this step read.
+        """Everything the updates of this step read; advantages of steps `[B, G, C]` add to those of completions.
 
         Sampled one step ahead, completions come from older weights mu. Then old is the policy before this step's first
         update, and the importance weight leads from mu to it, so that the loss of a token is
@@ -199,15 +235,16 @@ class GRPOTask:
         groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
+        of_completions = advantages(
+            place_rows(rewards[own_rows(len(rewards))]),
+            baseline=section.advantage_baseline,
+            scale=section.advantage_scale,
+            epsilon=section.advantage_epsilon,
+        )
         scored = Scored(
             old=old,
             reference=None,
-            advantages=advantages(
-                place_rows(rewards[own_rows(len(rewards))]),
-                baseline=section.advantage_baseline,
-                scale=section.advantage_scale,
-                epsilon=section.advantage_epsilon,
-            ),
+            advantages=of_completions if of_steps is None else of_completions[..., None] + of_steps,
             mask=truncation_mask(mask, ~completions.ended) if section.mask_truncated else mask,
             importance=old if section.importance_cap else None,
         )

@@ -172,8 +172,8 @@ class _Loop:
           Stopped: the run was asked to stop; `save_last_step` is to follow.
         """
         task = self._task
+        task.begin()
         if self._done < task.steps:
-            task.begin()
             # Held-out answers need few of them, and the rest is ready when they are given.
             ahead = distinct([*self._evaluation.programs(), *task.programs()])
             with compiling(ahead, self._progress.say) as programs:
