@@ -40,6 +40,7 @@ setuptools.setup(
     license="Apache-2.0",
     packages=setuptools.find_packages(include=["vlaa_jax*", "data_prep*"]),
     package_data={
+        "vlaa_jax.evaluation.judges": ["prompts/*.txt"],
         "vlaa_jax.processing": ["prompts/*.txt"],
         "data_prep.build": ["prompts/*.txt"],
         "data_prep.digit_scenes": ["glyphs.npz", "GLYPHS_LICENCE.md", "chat_template.jinja", "demo_policy/*"],

@@ -1,4 +1,4 @@
-"""Curves over steps as inline SVG; colours come from the page's style (`line0`, `line1`, ...)."""
+"""Curves as SVG, in a page or as a file; colours come from the page's style (`line0`, `line1`, ...)."""
 
 import dataclasses
 import html
@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.evaluation.report_style import STYLE
 
 COLOURS = 6
 
 _WIDTH, _HEIGHT = 380, 220
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 10, 38
+_LINE = 18  # height of a line of a picture's legend
 _HOVERED = 100  # longer lines get no tooltips: they would double the size of the page
 
 
@@ -33,12 +35,16 @@ class Curve:
       series: by name; a plain tuple `(steps, values)` or `(steps, values, low, high)` does.
       unit: of the values.
       limits: values that the vertical axis reaches at least, so that curves side by side can be compared.
+      axis: what the steps are.
+      labels: names of the steps 0, 1, 2, ... where these are no numbers.
     """
 
     title: str
     series: Mapping[str, Series | tuple]
     unit: str = ""
     limits: tuple[float, float] | None = None
+    axis: str = "step"
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.series) > COLOURS:
@@ -67,17 +73,40 @@ def html_curve(curve: Curve) -> str:
     unit = f" <small>{html.escape(curve.unit)}</small>" if curve.unit else ""
     return (
         f"<figure class='curve'><figcaption>{html.escape(curve.title)}{unit}</figcaption>"
-        f"<ul class='legend'>{legend}</ul>{_chart(curve.title, lines, curve.limits or ())}</figure>"
+        f"<ul class='legend'>{legend}</ul>{_chart(curve, lines)}</figure>"
     )
 
 
-def _chart(title: str, lines: Mapping[str, Series], limits: Sequence[float]) -> str:
+def svg_curve(curve: Curve) -> str:
+    """The same as a file of its own, on light and on dark ground."""
+    lines = curve.lines()
+    top = _LINE * (len(lines) + 2)
+    legend = "".join(
+        f"<path class='line{index} stroke' d='M12 {at - 4}H30'/><text x='38' y='{at}'>{html.escape(name)}: "
+        f"{_number(line.values[0])} → {_number(line.values[-1])}</text>"
+        for index, (name, line) in enumerate(lines.items())
+        for at in [_LINE * (index + 2)]
+    )
+    place = f" y='{top}' width='{_WIDTH}' height='{_HEIGHT}'"
+    unit = f" ({html.escape(curve.unit)})" if curve.unit else ""
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {top + _HEIGHT}' width='{2 * _WIDTH}'>"
+        f"<style>{STYLE}svg {{ font-family: system-ui, sans-serif; }} .ground {{ fill: var(--card); }}</style>"
+        f"<rect class='ground' width='100%' height='100%'/><text x='12' y='{_LINE}' font-weight='600'>"
+        f"{html.escape(curve.title)}{unit}</text>{legend}"
+        f"{_chart(curve, lines, place)}</svg>\n"
+    )
+
+
+def _chart(curve: Curve, lines: Mapping[str, Series], place: str = "") -> str:
+    """The chart; `place` are attributes of one inside another picture."""
     values = [v for line in lines.values() for part in (line.values, line.low, line.high) for v in part or ()]
     steps = [step for line in lines.values() for step in line.steps]
     if not values:
         return "<p class='note'>No values.</p>"
-    values += limits
+    values += curve.limits or ()
     y_ticks, x_ticks = ticks(min(values), max(values), 5), ticks(min(steps), max(steps), 5, whole=True)
+    x_ticks = range(len(curve.labels)) if curve.labels else x_ticks
     bottom, top = y_ticks[0], y_ticks[-1]
     first, last = min(steps), max(max(steps), min(steps) + 1)
 
@@ -87,14 +116,14 @@ def _chart(title: str, lines: Mapping[str, Series], limits: Sequence[float]) -> 
     def y(value: float) -> float:
         return _HEIGHT - _BOTTOM - (value - bottom) / (top - bottom) * (_HEIGHT - _TOP - _BOTTOM)
 
-    parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}' role='img' aria-label='{html.escape(title)}'>"]
+    parts = [f"<svg viewBox='0 0 {_WIDTH} {_HEIGHT}'{place} role='img' aria-label='{html.escape(curve.title)}'>"]
     for tick in y_ticks:
         parts.append(f"<path class='grid' d='M{_LEFT} {y(tick):.1f}H{_WIDTH - _RIGHT}'/>")
         parts.append(f"<text class='y' x='{_LEFT - 8}' y='{y(tick):.1f}' dy='.32em'>{_number(tick)}</text>")
     for tick in x_ticks:
         if first <= tick <= last:
-            parts.append(f"<text class='x' x='{x(tick):.1f}' y='{_HEIGHT - _BOTTOM + 18}'>{tick:g}</text>")
-    parts.append(f"<text class='x' x='{(_LEFT + _WIDTH - _RIGHT) / 2}' y='{_HEIGHT - 2}'>step</text>")
+            parts.append(f"<text class='x' x='{x(tick):.1f}' y='{_HEIGHT - _BOTTOM + 18}'>{_step(curve, tick)}</text>")
+    parts.append(f"<text class='x' x='{(_LEFT + _WIDTH - _RIGHT) / 2}' y='{_HEIGHT - 2}'>{html.escape(curve.axis)}</text>")
     for index, line in enumerate(lines.values()):
         if line.low is not None:
             upper = [f"{x(s):.1f} {y(v):.1f}" for s, v in zip(line.steps, line.high, strict=True)]
@@ -108,17 +137,24 @@ def _chart(title: str, lines: Mapping[str, Series], limits: Sequence[float]) -> 
         if len(points) <= _HOVERED:
             parts += [
                 f"<circle class='hover' cx='{a:.1f}' cy='{b:.1f}' r='7'><title>{html.escape(text)}</title></circle>"
-                for (a, b), text in zip(points, _tooltips(name, line), strict=True)
+                for (a, b), text in zip(points, _tooltips(name, line, curve), strict=True)
             ]
     return "".join([*parts, "</svg>"])
 
 
-def _tooltips(name: str, line: Series) -> list[str]:
-    texts = [f"{name}, step {step}: {_number(value)}" for step, value in zip(line.steps, line.values, strict=True)]
+def _tooltips(name: str, line: Series, curve: Curve) -> list[str]:
+    texts = [
+        f"{name}, {curve.axis} {_step(curve, step)}: {_number(value)}"
+        for step, value in zip(line.steps, line.values, strict=True)
+    ]
     if line.low is None:
         return texts
     ends = zip(line.low, line.high, strict=True)
     return [f"{text} ({_number(low)} to {_number(high)})" for text, (low, high) in zip(texts, ends, strict=True)]
+
+
+def _step(curve: Curve, step: float) -> str:
+    return curve.labels[int(step)] if curve.labels else f"{step:g}"
 
 
 def ticks(low: float, high: float, count: int, *, whole: bool = False) -> list[float]:

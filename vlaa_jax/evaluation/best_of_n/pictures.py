@@ -1,0 +1,70 @@
+"""The figures of ViLBench from our numbers: accuracy against N, against the last n scores, and by dominance."""
+
+from collections.abc import Iterator, Sequence
+
+from vlaa_jax.evaluation.best_of_n.measures import Cell, Measured
+from vlaa_jax.evaluation.best_of_n.selection import GREEDY, MAJORITY, MEAN, ORACLE, Rule
+from vlaa_jax.evaluation.best_of_n.tables import of_steps
+from vlaa_jax.evaluation.chart import COLOURS, Curve, Series
+from vlaa_jax.evaluation.judges.aggregate import LAST_N, ORM, PRM
+
+_BESIDE = (MEAN, MAJORITY, ORACLE)  # lines of every picture over N
+_UNIT = "accuracy of the pick, %"
+
+
+def pictures(measured: Measured) -> dict[str, Curve]:
+    """Name of a file -> picture, for one model's responses. More judges than can be told apart take several."""
+    found: dict[str, Curve] = {}
+    for how, title in ((PRM, "mean of all steps (PRM)"), (ORM, "last step (ORM)")):
+        chosen = [rule for rule in measured.rules if rule.aggregation == how]
+        for name, part in _parts(f"n-{how}", chosen, COLOURS - len(_BESIDE)):
+            found[name] = _against_n(measured, [*(Rule(name) for name in _BESIDE), *part], title)
+    judges = [rule.judge for rule in of_steps(measured, PRM)]
+    for name, part in _parts("last-n", judges, COLOURS):
+        found[name] = _against_last_n(measured, part)
+    if "dominance" in measured.splits:
+        found["dominance"] = _by_dominance(measured)
+    return {name: curve for name, curve in found.items() if curve.series}
+
+
+def _parts(name: str, items: Sequence, most: int) -> Iterator[tuple[str, Sequence]]:
+    for number, at in enumerate(range(0, len(items), most), 1):
+        yield (name if len(items) <= most else f"{name}-{number}"), items[at : at + most]
+
+
+def _against_n(measured: Measured, rules: Sequence[Rule], title: str) -> Curve:
+    sizes = [n for n in measured.sizes if (Rule(MEAN), n) in measured.cells]
+    series = {rule.judge: _line([measured.cells[rule, n] for n in sizes], intervals=bool(rule.aggregation)) for rule in rules}
+    labels = tuple(map(str, sizes))
+    return Curve(f"Best of N by the {title}", series, _UNIT, axis="N", labels=labels)
+
+
+def _against_last_n(measured: Measured, judges: Sequence[str]) -> Curve:
+    names = (*LAST_N, PRM)
+    series = {
+        judge: _line([measured.cells[Rule(judge, how), measured.largest] for how in names], intervals=False)
+        for judge in judges
+    }
+    labels = (*(str(n) for n in LAST_N.values()), "all")
+    labels = (f"{labels[0]} (ORM)", *labels[1:-1], f"{labels[-1]} (PRM)")
+    return Curve(f"Best of {measured.largest} by the last n scores", series, _UNIT, axis="n", labels=labels)
+
+
+def _by_dominance(measured: Measured) -> Curve:
+    groups = measured.splits["dominance"]
+    series = {}
+    for name in (GREEDY, MEAN):
+        if all(Rule(name) in cells for cells in groups.values()):
+            series[name] = _line([cells[Rule(name)] for cells in groups.values()], intervals=False)
+    for how, name in ((ORM, "ORM, mean of the judges"), (PRM, "PRM, mean of the judges")):
+        rules = of_steps(measured, how)
+        if rules:
+            means = [sum(cells[rule].accuracy.value for rule in rules) / len(rules) for cells in groups.values()]
+            series[name] = Series(range(len(means)), [100 * mean for mean in means])
+    title = f"Best of {measured.largest} by what the question can be answered from"
+    return Curve(title, series, _UNIT, axis="dominant", labels=tuple(groups))
+
+
+def _line(cells: Sequence[Cell], *, intervals: bool) -> Series:
+    values, lows, highs = zip(*([100 * number for number in cell.accuracy] for cell in cells), strict=True)
+    return Series(range(len(cells)), values, *((lows, highs) if intervals else ()))

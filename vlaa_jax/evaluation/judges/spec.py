@@ -1,0 +1,24 @@
+"""How a judge is named on a command line and in a config."""
+
+from typing import NamedTuple
+
+from vlaa_jax.errors import InputError
+
+HEADS = ("process", "outcome", "untrained")
+LIKELIHOOD, RUBRIC = "likelihood", "rubric"
+SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR or rubric:MODEL"
+
+
+class Spec(NamedTuple):
+    """`kind` of `HEADS`, `likelihood` or `rubric`; `place` is DIR or MODEL, '' for the evaluated policy's likelihood."""
+
+    kind: str
+    place: str
+
+
+def read_spec(text: str) -> Spec:
+    """Raises `InputError` unless `text` is one of `SPECS`."""
+    kind, _, place = text.partition(":")
+    if (kind in (*HEADS, RUBRIC, LIKELIHOOD) and place) or text == LIKELIHOOD:
+        return Spec(kind, place)
+    raise InputError(f"judge {text!r}: expected {SPECS}")
