@@ -19,6 +19,7 @@ DIR and the folder of SHARDS may be gs://bucket/folder (pip install 'vlaa_jax[gc
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -91,7 +92,9 @@ def _run(arguments: list[str]) -> int:
         mesh = distributed.together(lambda: settings.mesh(config, devices))
         jax.set_mesh(mesh)
         sharding.meet(mesh)
-    task = distributed.together(lambda: {"grpo": GRPOTask, "sft": SFTTask}[recorded.task](config))
+    task = distributed.together(
+        lambda: SFTTask(config) if recorded.task == "sft" else GRPOTask(config, answering=_answering(config))
+    )
     try:
         report = train(task, workdir, recorded=recorded, command=command, profiled=profiled)
     except Interrupted as stop:
@@ -99,6 +102,33 @@ def _run(arguments: list[str]) -> int:
         return stop.exit_code
     print(f"report: {report}")
     return 0
+
+
+def _answering(config: ConfigDict) -> Callable[[str], Callable]:
+    """What answers the prompts of a rubric judge; replies are kept in the cache folder, so a run that goes on has them."""
+
+    def answering(model: str) -> Callable:
+        import jax
+
+        from data_prep.answers.rubric import open_rubric
+        from data_prep.answers.section import POLICY
+
+        if model.startswith(POLICY) and jax.device_count() > 1:
+            raise InputError(
+                f"config.rewards: rubric:{model} runs in this process on one device alone; serve it, and name the "
+                "endpoint as config.rewards.base_url"
+            )
+        folder = cache_folder() / "judge"
+        folder.mkdir(parents=True, exist_ok=True)
+        return open_rubric(
+            model,
+            base_url=config.rewards.base_url,
+            key_variable=config.rewards.key_variable,
+            cache=str(folder),
+            ledger=str(folder / "ledger.sqlite"),
+        )
+
+    return answering
 
 
 def _check_is_folder(workdir: str) -> None:

@@ -41,7 +41,7 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
-from vlaa_jax.training.judging import Answering, ProcessRewards, open_scorer, process_metrics, settled_beta
+from vlaa_jax.training.judges import Answering, ProcessRewards, open_scorer, process_metrics, settled_beta
 from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.task import StepReport
 

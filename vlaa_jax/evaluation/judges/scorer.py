@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vlaa_jax import distributed
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.judges.judge import Judge, Question
 from vlaa_jax.processing.records import Record
@@ -70,6 +71,22 @@ class FromHost:
             return self._judge(questions)
         finally:
             self._judge.model = waiting
+
+
+class FromFirst:
+    """A judge without weights on the chips: the first process of a run asks it, once for all.
+
+    Attributes:
+      name, whole, problems: see `Judge`.
+    """
+
+    def __init__(self, judge: Judge):
+        self._judge = judge
+        self.name, self.whole, self.problems = judge.name, judge.whole, judge.problems
+
+    def __call__(self, questions: Sequence[Question]) -> list[list[np.ndarray]]:
+        """See `Judge`."""
+        return distributed.on_first(lambda: self._judge(questions))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from vlaa_jax import distributed
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.judges.judge import Judge, Question
-from vlaa_jax.evaluation.judges.open import is_judge, open_judge
+from vlaa_jax.evaluation.judges.open import open_judge
 from vlaa_jax.evaluation.judges.rubric import Ask
-from vlaa_jax.evaluation.judges.scorer import PAIRS, FromHost, JudgeScorer, fit_beta
+from vlaa_jax.evaluation.judges.scorer import PAIRS, FromFirst, FromHost, JudgeScorer, fit_beta
+from vlaa_jax.evaluation.judges.spec import HEADS, LIKELIHOOD, RUBRIC
 from vlaa_jax.objectives.process_advantages import process_advantages
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.records import VERIFIERS, Record
@@ -41,7 +42,7 @@ def open_scorer(config: ConfigDict, answering: Answering | None = None) -> Score
         raise InputError(f"config.rewards.scorer_beta is {section.scorer_beta}: expected a number above 0, or 0")
     if not section.scorer:
         return None
-    if is_judge(section.scorer):
+    if section.scorer.partition(":")[0] in (*HEADS, LIKELIHOOD, RUBRIC):
         # A head's logit has no bounds where its sigmoid saturates: answers that are all good stay apart.
         return JudgeScorer(_open(config, section.scorer, answering, logits=True))
     scorer = load_scorer(section.scorer)
@@ -110,10 +111,11 @@ class ProcessRewards:
         ]
 
     def advantages(self, judged: Sequence[Judged]) -> jax.Array:
-        """`[B, G, C]`, weighted; all process of a run call this together.
+        """`[B, G, C]`, weighted; all processes of a run call this together.
 
         Args:
-          judged: B groups with scores; a step whose score is NaN counts as part of the next one.
+          judged: B groups with scores; a step whose score is NaN counts as part of the next one, and of two that one
+            token ends, the first does.
         """
         own = own_rows(len(judged))
         rewards = np.zeros((len(own), len(judged[0].texts), self._new_tokens), np.float32)
@@ -138,5 +140,6 @@ def process_metrics(judged: Sequence[Judged]) -> dict[str, float]:
 
 def _open(config: ConfigDict, name: str, answering: Answering | None, *, logits: bool) -> Judge:
     judge = open_judge(name, answering=answering, logits=logits)
-    host = settings.on_host(config, "rewards.scorer_memory")
-    return FromHost(judge) if host and hasattr(judge, "model") else judge
+    if not hasattr(judge, "model"):
+        return FromFirst(judge)
+    return FromHost(judge) if settings.on_host(config, "rewards.scorer_memory") else judge
