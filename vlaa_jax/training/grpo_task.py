@@ -20,6 +20,8 @@ from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weig
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.records import VERIFIERS
+from vlaa_jax.evaluation.judges.open import Answering
+from vlaa_jax.evaluation.judges.open_scorer import settled_beta
 from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.rewards import require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
@@ -41,8 +43,8 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
-from vlaa_jax.training.judges import Answering, ProcessRewards, open_scorer, process_metrics, settled_beta
 from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
+from vlaa_jax.training.process_rewards import ProcessRewards, process_metrics
 from vlaa_jax.training.task import StepReport
 
 # Seeds of the step's own permutations must differ from those of the data's epochs.
@@ -69,7 +71,7 @@ class GRPOTask:
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         self.source, self.index = settings.open_records(config, "train", self.encoder)
-        self.scorer = open_scorer(config, answering)
+        self.scorer = settings.scorer(config, answering)
         self._process = ProcessRewards(config, answering) if config.rewards.process else None
         verifiers = {name for name in config.rewards.enabled if self._occurs(name)}
         require_scorer(verifiers, self.scorer)
@@ -123,8 +125,10 @@ class GRPOTask:
         if not isinstance(self.scorer, JudgeScorer):
             return
         self.scorer.references = self.numbers.setdefault("scorer_references", {})
-        if "scorer_beta" not in self.numbers and self._occurs("open_ended"):
-            self.numbers["scorer_beta"] = settled_beta(self.config, self.scorer, self.source, self.index)
+        given = self.config.rewards.scorer_beta
+        if "scorer_beta" not in self.numbers and (given or self._occurs("open_ended")):
+            found = given or settled_beta(self.scorer, self.source, self.index, seed=self.config.seed).beta
+            self.numbers["scorer_beta"] = found
         self.scorer.beta = self.numbers.get("scorer_beta", self.scorer.beta)
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:

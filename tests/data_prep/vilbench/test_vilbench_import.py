@@ -5,8 +5,10 @@ import json
 import pathlib
 import re
 
+import pyarrow
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from data_prep.vilbench.released import COLUMNS, import_released
 from vlaa_jax.errors import InputError
@@ -65,12 +67,11 @@ def test_other_columns_are_found_told_and_not_guessed(folder, capsys):
 
 
 def test_a_table_with_its_pictures(folder):
-    pyarrow = pytest.importorskip("pyarrow")
     buffer = io.BytesIO()
     Image.new("RGB", (9, 9), "blue").save(buffer, "PNG")
     fields = [row | {"index": str(row["index"]), "choices": row.get("choices") or []} for row in rows()[:4]]
     fields = [row | {"image": {"bytes": buffer.getvalue(), "path": "1.png"}} for row in fields]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(fields), folder / "test.parquet")
+    parquet.write_table(pyarrow.Table.from_pylist(fields), folder / "test.parquet")
     run(folder, folder / "test.parquet", quotas={name: 1 for name in QUOTAS if name != "MMMU-Pro"})
     assert [record.images for record in RecordSource(folder / "out:test")] == [(buffer.getvalue(),)] * 4
 

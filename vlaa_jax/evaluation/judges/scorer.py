@@ -103,6 +103,12 @@ class Steepness:
     median: float
     pairs: int
 
+    def __str__(self) -> str:
+        return (
+            f"beta {self.beta:.4g}, so that the median difference of two answers, {self.median:.4g} over {self.pairs} "
+            "pairs, gives a reward of 0.5"
+        )
+
 
 def fit_beta(scorer: JudgeScorer, records: Sequence[Record]) -> Steepness:
     """The beta with which the median difference of two answers to one question gives a reward of 1/2.
