@@ -105,7 +105,7 @@ def _run(arguments: list[str]) -> int:
 
 
 def _answering(config: ConfigDict) -> Callable[[str], Callable]:
-    """What answers the prompts of a rubric judge; replies are kept in the cache folder, so a run that goes on has them."""
+    """What answers the prompts of a rubric judge; a run that goes on finds its replies in the cache folder."""
 
     def answering(model: str) -> Callable:
         import jax

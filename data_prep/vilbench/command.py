@@ -11,10 +11,14 @@ _QUOTAS = ",".join(f"{name}={count}" for name, count in PUBLISHED.items())
 
 def add_command(commands: argparse._SubParsersAction) -> None:
     """Adds the command to a parser's sub-commands."""
-    parser = commands.add_parser("vilbench", help="questions that prefer process rewards: choose them, or import the 600")
+    parser = commands.add_parser(
+        "vilbench", help="questions that prefer process rewards: choose them, or import the 600"
+    )
     kinds = parser.add_subparsers(required=True, metavar="KIND")
 
-    choose = kinds.add_parser("choose", help="from responses that judges have scored, as launch/tpu_eval.py writes them")
+    choose = kinds.add_parser(
+        "choose", help="from responses that judges have scored, as launch/tpu_eval.py writes them"
+    )
     choose.add_argument(
         "--responses",
         required=True,

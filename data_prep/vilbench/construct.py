@@ -57,7 +57,9 @@ def construct(
 
     with appearing(pathlib.Path(out)) as folder:
         source = RecordSource(data)
-        ids = {record.id: place for place, record in enumerate(tqdm.tqdm(source, desc="ids", leave=False, disable=None))}
+        ids = {
+            record.id: place for place, record in enumerate(tqdm.tqdm(source, desc="ids", leave=False, disable=None))
+        }
         responses = [own for path in files for of_model in read_responses(path, ids).values() for own in of_model]
         names = _judges(responses, judges)
         candidates = _candidates(responses, source, ids, variant, names)
@@ -99,7 +101,11 @@ def _judges(responses: Sequence[Responses], wanted: Sequence[str]) -> list[str]:
 
 
 def _candidates(
-    responses: Sequence[Responses], source: RecordSource, ids: Mapping[str, int], variant: Variant, judges: Sequence[str]
+    responses: Sequence[Responses],
+    source: RecordSource,
+    ids: Mapping[str, int],
+    variant: Variant,
+    judges: Sequence[str],
 ) -> list[Candidate]:
     """One for each question, with the mean over its models; a question that no judge could read has none."""
     import tqdm

@@ -1,8 +1,8 @@
-"""The PRM-preference indicator: how much a question prefers that a judge's step scores are averaged (as a process reward
-model's are) to that only the last one counts (as of an outcome reward model).
+"""The PRM-preference indicator: does a judge do better as a process reward model (PRM) than as an outcome model (ORM)?
 
-The paper calls it the average PRM score less the average ORM score over the candidate responses; its formula was not
-published. Two readings of it are here, in larger or smaller units: of scores, and of right picks.
+As PRM its step scores are averaged, as ORM the last one counts. The paper calls the indicator the average PRM score
+less the average ORM score over the candidate responses; its formula was not published. Two readings of it are here: the
+gap in scores, and the gap in right picks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ Scores = Mapping[str, Sequence[np.ndarray]]
 
 
 def score_gap(scores: Scores) -> float:
-    """Mean over judges and responses of the mean step score less the last one; responses that were not read are left out.
+    """Mean over judges and responses of the mean step score less the last one.
 
-    Judges weigh in with their own units: those of one question should share a range.
+    Responses that were not read are left out. Judges weigh in with their own units: they should share a range.
 
     Returns:
       The gap; NaN where nothing was read.

@@ -48,7 +48,17 @@ def test_by_hand(pieces, expected):
     assert step_places(Pieces(*pieces), range(len(pieces))).tolist() == expected
 
 
-PARTS = ["Step 1: two", "\nStep 2: é€", "\n\n", "😀", "</think>", "\n</think>\n<answer>7</answer>", " ", "end", "\ufffd"]
+PARTS = [
+    "Step 1: two",
+    "\nStep 2: é€",
+    "\n\n",
+    "😀",
+    "</think>",
+    "\n</think>\n<answer>7</answer>",
+    " ",
+    "end",
+    "\ufffd",
+]
 
 
 @settings(deadline=None, max_examples=200)

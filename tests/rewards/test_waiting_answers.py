@@ -11,12 +11,15 @@ from vlaa_jax.rewards import Request, is_waiting, score_many, score_waiting
 pytestmark = pytest.mark.quick
 
 
+BETA = math.log(2)
+
+
 class Letters:
     """S = number of letters a; remembers what it was asked, with 'x' could not be judged."""
 
     scale = "letters"
 
-    def __init__(self, beta=math.log(2)):
+    def __init__(self, beta=BETA):
         self.beta, self.references, self.asked = beta, {}, []
 
     def score_batch(self, questions):

@@ -1,11 +1,11 @@
 """GRPO with a reward model: as the scorer of open-ended answers, and for steps."""
 
-import dataclasses
 import math
 import re
 
 import jax
 import numpy as np
+import processes
 import pytest
 import tiny
 from flax import nnx
@@ -22,7 +22,6 @@ from vlaa_jax.rewards import router
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
 from vlaa_jax.training.loop import train
-from vlaa_jax.training.run_folder import RunFolder, without_volatile
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +48,6 @@ def config(folder, **changes):
     return tiny.config("grpo", folder, **changes)
 
 
-def lines(directory):
-    run = RunFolder(directory)
-    return [[without_volatile(row) for row in rows] for rows in (run.metrics(), run.samples())]
-
-
 class Stop(Exception):
     """In place of a kill."""
 
@@ -74,7 +68,7 @@ def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_pat
     whole = GRPOTask(setting)
     assert whole.scorer._judge._judge.model.reward_head.bias[...].sharding.memory_kind == "pinned_host"
     train(whole, tmp_path / "whole", recorded=setting, command="again")
-    metrics, samples = lines(tmp_path / "whole")
+    metrics, samples = processes.lines(tmp_path / "whole")
 
     # What is rewarded is what the formula says of the two scores; some answers are better, some are not.
     beta = whole.numbers["scorer_beta"]
@@ -106,7 +100,7 @@ def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_pat
         train(GRPOTask(setting), tmp_path / "run", recorded=setting, command="again")
     asked.clear()
     train(GRPOTask(setting), tmp_path / "run", recorded=setting, command="again")
-    assert lines(tmp_path / "run") == [metrics, samples]
+    assert processes.lines(tmp_path / "run") == (metrics, samples)
     assert not {(record.id, record.answer) for record in records} & set(asked)  # known from the checkpoint
 
 
@@ -202,3 +196,20 @@ def test_rewards_of_steps(heads, monkeypatch):
             np.testing.assert_allclose(found[b, g, : lengths[b, g]], expected, atol=1e-3)
             assert row["advantage"] == pytest.approx(expected[0], abs=1e-3)
     assert max(counts) > 1 and report.metrics["process/steps"] == pytest.approx(np.mean(counts))
+
+
+@pytest.mark.slow
+def test_two_processes_judge_as_two_devices(heads, tmp_path):
+    """Each runs the rows of its chips, in the same batches; groups in rows of one completion fill both devices."""
+    judge = f"process:{heads / 'process'}"
+    changes = {"steps": 3, "updates__micro_batch": 2, "updates__row_completions": 1, "rewards__scorer": judge}
+    changes |= {"rewards__enabled": ("digit", "open_ended"), "rewards__process": judge}
+    changes |= {"data__evaluation": f"{heads / 'scenes'}:rl", "evaluation__batch": 4, "evaluation__every": 2}
+    for count in (1, 2):
+        arguments = processes.flags(heads, "grpo", **changes)
+        ended = processes.run(count, tmp_path / f"run-{count}", arguments, devices=2 // count, script="training/judged")
+        assert {each.popen.returncode for each in ended} == {0}, [each.said() for each in ended]
+    metrics, samples = processes.lines(tmp_path / "run-1")
+    assert {"better", "not_better"} <= {row["rule"] for row in samples}
+    assert any(row["step_scores"] for row in samples) and metrics[1]["scorer_beta"] > 0
+    assert processes.lines(tmp_path / "run-2") == (metrics, samples)

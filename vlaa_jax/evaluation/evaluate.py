@@ -228,9 +228,7 @@ def summarise(results: list[Result]) -> dict[str, float]:
 
 def _with_traces(result: Result, traces: list[Trace]) -> Result:
     answers = zip(result.answers, traces, strict=True)
-    return dataclasses.replace(
-        result, answers=[dataclasses.replace(answer, trace=trace) for answer, trace in answers]
-    )
+    return dataclasses.replace(result, answers=[dataclasses.replace(answer, trace=trace) for answer, trace in answers])
 
 
 def _scaled(encoded: bytes, size: tuple[int, int]) -> bytes:

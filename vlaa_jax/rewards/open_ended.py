@@ -100,7 +100,7 @@ def judge(answer: str, reference: str, example: Record, scorer: Scorer) -> Verdi
 def judge_together(asked: Sequence[tuple[Record, Sequence[str]]], scorer: BatchScorer) -> list[list[Verdict]]:
     """`judge` of many answers at once; a record's gold answer is the reference.
 
-    A text is scored once a record, so answers that say the same have the same reward, and the reference's own text none.
+    A text is scored once a record: answers that say the same have the same reward, the reference's own text has none.
 
     Args:
       asked: records with their answers; one with the same id and reference may come twice.

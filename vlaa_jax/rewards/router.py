@@ -77,9 +77,7 @@ def is_waiting(trace: Trace) -> bool:
     return trace.rule == open_ended.WAITING
 
 
-def score_waiting(
-    asked: Sequence[tuple[Record, Sequence[Trace]]], scorer: open_ended.BatchScorer
-) -> list[list[Trace]]:
+def score_waiting(asked: Sequence[tuple[Record, Sequence[Trace]]], scorer: open_ended.BatchScorer) -> list[list[Trace]]:
     """Finishes what `score_many` left waiting; other traces stay as they are.
 
     Args:
@@ -188,9 +186,7 @@ def _done(verdict: Verdict, began: float) -> Callable[[], tuple[Verdict, float]]
     return lambda: (verdict, seconds)
 
 
-def _judge(
-    request: Request, answer: str, scorer: open_ended.Scorer | open_ended.BatchScorer | None
-) -> Verdict:
+def _judge(request: Request, answer: str, scorer: open_ended.Scorer | open_ended.BatchScorer | None) -> Verdict:
     example, gold = request.example, request.gold
     match request.verifier:
         case "digit":

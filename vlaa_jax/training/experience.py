@@ -275,7 +275,9 @@ class Collector:
                 for d, group in zip(drawn, texts, strict=True)
                 for text in group
             ]
-            traces = iter(score_many(requests, strict=self._config.rewards.strict, scorer=self._scorer, pool=self._pool))
+            traces = iter(
+                score_many(requests, strict=self._config.rewards.strict, scorer=self._scorer, pool=self._pool)
+            )
         return [
             Judged(
                 draw=d.draw,

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import Metrics, WeightedSum
 from vlaa_jax.objectives.grpo import GRPOObjective, grpo_loss
+from vlaa_jax.objectives.shared_prompt import SharedRows, completion_log_probabilities, lay_out
 from vlaa_jax.processing.batches import Rows
 from vlaa_jax.sharding import ROWS, TRAINING, P, keep_parameters, keep_rows, over_rows, row_specs, specs
-from vlaa_jax.objectives.shared_prompt import SharedRows, completion_log_probabilities, lay_out
 from vlaa_jax.training.state import partition
 
 

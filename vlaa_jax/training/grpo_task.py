@@ -13,16 +13,17 @@ from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
 from vlaa_jax.ahead import Program
+from vlaa_jax.evaluation.judges.open import Answering
+from vlaa_jax.evaluation.judges.open_scorer import settled_beta
+from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
+from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.processing.batches import buckets_in_use
 from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.evaluation.judges.open import Answering
-from vlaa_jax.evaluation.judges.open_scorer import settled_beta
-from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.rewards import require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
@@ -43,7 +44,6 @@ from vlaa_jax.training.grpo import (
     take_groups,
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
-from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.training.process_rewards import ProcessRewards, process_metrics
 from vlaa_jax.training.task import StepReport
 

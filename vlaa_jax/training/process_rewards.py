@@ -48,9 +48,13 @@ class ProcessRewards:
           judged: B groups.
           records: theirs.
         """
-        found = self._judge([Question(record, tuple(group.texts)) for record, group in zip(records, judged, strict=True)])
+        found = self._judge(
+            [Question(record, tuple(group.texts)) for record, group in zip(records, judged, strict=True)]
+        )
         return [
-            dataclasses.replace(group, step_scores=[of[: len(at)] for of, at in zip(own, group.step_places, strict=True)])
+            dataclasses.replace(
+                group, step_scores=[of[: len(at)] for of, at in zip(own, group.step_places, strict=True)]
+            )
             for group, own in zip(judged, found, strict=True)
         ]
 

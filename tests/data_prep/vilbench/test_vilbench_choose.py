@@ -155,7 +155,12 @@ def test_several_models_count_with_their_mean(folder):
     [
         (None, {"A": 4}, {}, "A has 3 candidates for a quota of 4"),
         (None, {"C": 1}, {}, "C has 0 candidates for a quota of 1"),
-        (None, {"A": 1}, {"judges": ["head", "other"]}, "'other' has not scored the steps of every question; head, rubric"),
+        (
+            None,
+            {"A": 1},
+            {"judges": ["head", "other"]},
+            "'other' has not scored the steps of every question; head, rubric",
+        ),
         ({"whole": ["head", "rubric"]}, {"A": 1}, {}, "no judge has scored the steps of every question"),
         ({"scores": {}}, {"A": 1}, {}, "no judge has scored the steps of every question"),
         ({"scores": {"head": [[0.5]]}}, {"A": 1}, {}, "a1: expected step scores of each of its 2 responses"),

@@ -77,7 +77,7 @@ def test_a_table_with_its_pictures(folder):
 
 
 def test_the_counts_must_be_those_of_the_quotas(folder):
-    with pytest.raises(InputError, match="found MMStar 1, MathVista 1.*; expected MMStar 2, MathVista 1"):
+    with pytest.raises(InputError, match=r"found MMStar 1, MathVista 1.*; expected MMStar 2, MathVista 1"):
         run(folder, quotas=QUOTAS | {"MMStar": 2})
 
 

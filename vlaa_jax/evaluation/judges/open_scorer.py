@@ -12,7 +12,7 @@ from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import BatchScorer, Scorer, load_scorer
 
-_PAIRS_STREAM = 3  # of the seed; 1 and 2 are those of a GRPO step
+_DRAWN_PAIRS = 3, 1  # beside the seed; no epoch of a run and no step has these numbers
 
 
 def open_scorer(
@@ -59,7 +59,7 @@ def settled_beta(scorer: JudgeScorer, source: RecordSource, index: Index, *, see
       InputError: as `fit_beta`.
     """
     places = index.good[index.verifier[index.good] == VERIFIERS.index("open_ended")]
-    places = np.random.default_rng([seed, _PAIRS_STREAM]).permutation(places)[:PAIRS]
+    places = np.random.default_rng([seed, *_DRAWN_PAIRS]).permutation(places)[:PAIRS]
     fit = fit_beta(scorer, distributed.together(lambda: [source[place] for place in places]))
     if distributed.is_first():
         print(f"scorer {scorer.name}: {fit}", flush=True)
