@@ -51,19 +51,21 @@ def model(seed: int = 0) -> Qwen2_5_VL:
     return jax.jit(lambda: Qwen2_5_VL(SIZES, nnx.Rngs(seed)))()
 
 
-def prompt(generator: np.random.Generator, parts: list[int | tuple[int, int, int]]) -> EncodedPrompt:
+def prompt(
+    generator: np.random.Generator, parts: list[int | tuple[int, int, int]], sizes: ModelConfig = SIZES
+) -> EncodedPrompt:
     """A prompt of random text (a number of tokens) and random images (a grid of patches), in this order."""
     tokens, grids = [], []
     for part in parts:
         if isinstance(part, int):
-            tokens += generator.integers(10, SIZES.text.vocabulary, part).tolist()
+            tokens += generator.integers(10, sizes.text.vocabulary, part).tolist()
         else:
             grids.append(part)
-            tokens += [SIZES.image_token] * (int(np.prod(part)) // SIZES.vision.merge**2)
+            tokens += [sizes.image_token] * (int(np.prod(part)) // sizes.vision.merge**2)
     tokens = np.asarray(tokens, np.int32)
-    is_image = tokens == SIZES.image_token
-    patches = generator.standard_normal((sum(int(np.prod(grid)) for grid in grids), SIZES.vision.patch_values))
-    vision, slots = plan(patches.astype(np.float32), grids, WindowGeometry(2, SIZES.vision.window_units))
+    is_image = tokens == sizes.image_token
+    patches = generator.standard_normal((sum(int(np.prod(grid)) for grid in grids), sizes.vision.patch_values))
+    vision, slots = plan(patches.astype(np.float32), grids, WindowGeometry(2, sizes.vision.window_units))
     index = np.full(len(tokens), -1, np.int32)
     index[is_image] = slots
     return EncodedPrompt(tokens, mrope_positions(is_image, grids, merge=2), index, vision, ())

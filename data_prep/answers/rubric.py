@@ -15,12 +15,19 @@ _GAP = 8  # white pixels between two pictures
 
 
 def open_rubric(
-    model: str, *, base_url: str = "", key_variable: str = "", concurrency: int = 8, cache: str, ledger: str
+    model: str,
+    *,
+    base_url: str = "",
+    key_variable: str = "",
+    max_tokens: int = 512,
+    concurrency: int = 16,
+    cache: str,
+    ledger: str,
 ) -> Ask:
     """What answers a rubric judge, greedily; every reply is stored and never asked for again.
 
     Args:
-      model, base_url, key_variable, concurrency: see `section.Section`.
+      model, base_url, key_variable, max_tokens, concurrency: see `section.Section`.
       cache: folder of replies.
       ledger: file; made where there is none.
 
@@ -28,7 +35,8 @@ def open_rubric(
       InputError: as `open_answerer`.
     """
     create_ledger(ledger, 0.0)
-    section = {"model": model, "base_url": base_url, "key_variable": key_variable, "concurrency": concurrency}
+    where = {"model": model, "base_url": base_url, "key_variable": key_variable}
+    section = where | {"max_tokens": max_tokens, "temperature": 0.0, "concurrency": concurrency}
     return asking(open_answerer(section, cache=cache, ledger=ledger, stage="judge"))
 
 

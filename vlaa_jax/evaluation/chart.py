@@ -123,7 +123,9 @@ def _chart(curve: Curve, lines: Mapping[str, Series], place: str = "") -> str:
     for tick in x_ticks:
         if first <= tick <= last:
             parts.append(f"<text class='x' x='{x(tick):.1f}' y='{_HEIGHT - _BOTTOM + 18}'>{_step(curve, tick)}</text>")
-    parts.append(f"<text class='x' x='{(_LEFT + _WIDTH - _RIGHT) / 2}' y='{_HEIGHT - 2}'>{html.escape(curve.axis)}</text>")
+    parts.append(
+        f"<text class='x' x='{(_LEFT + _WIDTH - _RIGHT) / 2}' y='{_HEIGHT - 2}'>{html.escape(curve.axis)}</text>"
+    )
     for index, line in enumerate(lines.values()):
         if line.low is not None:
             upper = [f"{x(s):.1f} {y(v):.1f}" for s, v in zip(line.steps, line.high, strict=True)]

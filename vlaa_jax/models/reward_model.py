@@ -78,6 +78,24 @@ def load(
     Raises:
       InputError: there is no head or it does not fit the backbone; as `hf.load`.
     """
+    kind, tensors = _read_head(directory)
+    policy = hf.load(directory, dtype=dtype, place=place)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    expected = {"weight": (policy.config.text.width,), "bias": ()}
+    if shapes != expected:
+        raise InputError(f"{pathlib.Path(directory) / HEAD}: a head of {shapes}, expected {expected}")
+    head = RewardHead(policy.config.text.width, nnx.Rngs(0))
+    for name, tensor in tensors.items():
+        getattr(head, name)[...] = place(f"reward_head.{name}", tensor.astype(np.float32))
+    return with_head(policy, head), kind
+
+
+def read_kind(directory: str | os.PathLike[str]) -> Kind:
+    """What the reward model of a directory was trained on; reads the head alone. Raises `InputError` as `load`."""
+    return _read_head(directory)[0]
+
+
+def _read_head(directory: str | os.PathLike[str]) -> tuple[Kind, dict[str, np.ndarray]]:
     path = pathlib.Path(directory) / HEAD
     if not path.exists():
         raise InputError(f"{directory} is no reward model: expected {HEAD} beside its weights")
@@ -87,15 +105,9 @@ def load(
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{path} is damaged: {error}") from None
-    policy = hf.load(directory, dtype=dtype, place=place)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    expected = {"weight": (policy.config.text.width,), "bias": ()}
-    if kind not in KINDS or shapes != expected:
-        raise InputError(f"{path}: kind {kind!r} with {shapes}, expected one of {', '.join(KINDS)} with {expected}")
-    head = RewardHead(policy.config.text.width, nnx.Rngs(0))
-    for name, tensor in tensors.items():
-        getattr(head, name)[...] = place(f"reward_head.{name}", tensor.astype(np.float32))
-    return with_head(policy, head), kind
+    if kind not in KINDS:
+        raise InputError(f"{path}: kind {kind!r}, expected one of {', '.join(KINDS)}")
+    return kind, tensors
 
 
 def new_model(policy: Qwen2_5_VL, *, seed: int, place: Callable[[str, np.ndarray], jax.Array]) -> RewardModel:
@@ -130,5 +142,3 @@ def save(model: RewardModel, kind: Kind, directory: pathlib.Path, layout: hf.Lay
         staging.rename(directory)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-
-

@@ -19,10 +19,20 @@ from vlaa_jax.processing.images import Resize, read_size
 from vlaa_jax.processing.records import Record
 from vlaa_jax.rewards import MathPool, Request, Scorer, Trace, accuracy, score_many
 
+_AT_ONCE = 256  # questions whose pictures are in memory
+
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """A line of a response file."""
+    """A line of a response file.
+
+    Attributes:
+      id: of the record.
+      texts: responses, in the order in which they were sampled.
+      greedy: the greedy one, where it is known.
+      scores: judge -> step scores `[S]` of each response.
+      whole: judges that score a response as a whole.
+    """
 
     id: str
     texts: tuple[str, ...]
@@ -152,8 +162,8 @@ def _writable(text: str) -> str:
 
 
 def verify(
-    records: Sequence[Record],
     responses: Sequence[Responses],
+    read: Callable[[str], Record],
     *,
     resize: Callable[[tuple[int, int]], Resize] = lambda size: Resize(size, size),
     scorer: Scorer | None = None,
@@ -162,24 +172,31 @@ def verify(
     """Verdicts by the verifiers and the gate of GRPO.
 
     Args:
-      records: with their images.
-      responses: to each.
+      responses: to some questions.
+      read: a record with its images, by its id.
       resize: how the model that answered saw a picture of some size; boxes in pixels are in its pixels. By default it
         saw the stored one.
       scorer, pool: see `rewards.score_many`.
+
+    Raises:
+      InputError: as `rewards.score_many`.
     """
-    requests = []
-    for record, own in zip(records, responses, strict=True):
-        sizes = [resize(read_size(image)) for image in record.images] if record.box_space == "pixels" else []
-        for text in (*own.texts, *([] if own.greedy is None else [own.greedy])):
-            requests.append(Request(record.verifier, text, record.answer, record, sizes))
-    traces = iter(score_many(requests, scorer=scorer, pool=pool))
-    out = []
-    for record, own in zip(records, responses, strict=True):
-        of_texts = tuple(next(traces) for _ in own.texts)
-        greedy = None if own.greedy is None else (own.greedy, next(traces))
-        out.append(Answered(dataclasses.replace(record, images=()), own.texts, of_texts, greedy))
+    out: list[Answered] = []
+    for start in range(0, len(responses), _AT_ONCE):
+        chosen = [(read(own.id), own) for own in responses[start : start + _AT_ONCE]]
+        requests = [request for record, own in chosen for request in _requests(record, own, resize)]
+        traces = iter(score_many(requests, scorer=scorer, pool=pool))
+        for record, own in chosen:
+            of_texts = tuple(next(traces) for _ in own.texts)
+            greedy = None if own.greedy is None else (own.greedy, next(traces))
+            out.append(Answered(dataclasses.replace(record, images=()), own.texts, of_texts, greedy))
     return out
+
+
+def _requests(record: Record, own: Responses, resize: Callable[[tuple[int, int]], Resize]) -> list[Request]:
+    sizes = [resize(read_size(image)) for image in record.images] if record.box_space == "pixels" else []
+    texts = own.texts if own.greedy is None else (*own.texts, own.greedy)
+    return [Request(record.verifier, text, record.answer, record, sizes) for text in texts]
 
 
 def to_lines(judged: Judged) -> list[str]:
@@ -210,3 +227,10 @@ def _fields(judged: Judged, place: int) -> dict[str, Any]:
 def _verdict(record: Record, trace: Trace) -> dict[str, Any]:
     names = ("valid", "normal_form", "rule", "score")
     return {"right": bool(accuracy(trace, record.verifier))} | {name: getattr(trace, name) for name in names}
+
+
+def stored_scores(model: str, questions: Sequence[Answered], responses: Sequence[Responses]) -> Judged:
+    """Answers with the scores that stand in their file: those of judges that every line has."""
+    names = [name for name in responses[0].scores if all(name in own.scores for own in responses)]
+    whole = frozenset(name for name in names if name in responses[0].whole)
+    return Judged(model, tuple(questions), {name: [own.scores[name] for own in responses] for name in names}, whole)

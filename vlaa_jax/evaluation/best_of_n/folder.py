@@ -1,7 +1,6 @@
-"""The folder of a best-of-N evaluation: tables, page, pictures, and all that they were made of."""
+"""The folder of a best-of-N evaluation: responses and scores as they come, then tables, page and pictures."""
 
 import pathlib
-import shutil
 from collections.abc import Mapping, Sequence
 
 from vlaa_jax.errors import InputError
@@ -17,11 +16,17 @@ RESPONSES = "responses.jsonl"
 
 
 def check_folder(folder: pathlib.Path) -> None:
-    """Raises `InputError` where the folder could not be written."""
+    """Raises `InputError` where the folder could not be written; only an empty one may exist already."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"--out-folder: {folder} exists already and is not an empty folder")
+        raise InputError(f"--out-folder: {folder} exists already: nothing is overwritten")
     if not folder.absolute().parent.is_dir():
         raise InputError(f"--out-folder: no folder {folder.absolute().parent}")
+
+
+def save_responses(folder: pathlib.Path, judged: Sequence[Judged]) -> None:
+    """Writes what is known so far, so that a judge that fails costs neither samples nor other judges' scores."""
+    folder.mkdir(exist_ok=True)
+    _write(folder / RESPONSES, "".join(f"{line}\n" for own in judged for line in to_lines(own)))
 
 
 def all_tables(measured: Sequence[Measured], own_accuracy: Mapping[str, float], more: Sequence[Table]) -> list[Table]:
@@ -31,51 +36,35 @@ def all_tables(measured: Sequence[Measured], own_accuracy: Mapping[str, float], 
     return [table for table in found if table is not None]
 
 
-def write_folder(
-    folder: pathlib.Path,
-    *,
-    title: str,
-    summary: Sequence[str],
-    judged: Sequence[Judged],
-    measured: Sequence[Measured],
-    tables: Sequence[Table],
+def write_report(
+    folder: pathlib.Path, *, title: str, summary: Sequence[str], measured: Sequence[Measured], tables: Sequence[Table]
 ) -> None:
-    """Writes the folder, whole or not at all.
+    """Writes `tables.md`, `tables.csv`, `page.html` and the pictures beside the responses. Equal input, equal bytes.
 
     Args:
-      folder: as `check_folder` wants it.
+      folder: exists.
       title: of page and tables.
       summary: what was done, in a few sentences.
-      judged: responses, verdicts and scores: they become `responses.jsonl`.
-      measured: figures of each, for CSV and pictures.
+      measured: figures of each model's responses.
       tables: of `all_tables`.
-
-    Raises:
-      InputError: as `check_folder`.
     """
-    check_folder(folder)
     drawn = {
         (f"{number}-{name}" if len(measured) > 1 else name): curve
         for number, own in enumerate(measured, 1)
         for name, curve in pictures(own).items()
     }
-    charts = f"<div class='curves'>{''.join(html_curve(curve) for curve in drawn.values())}</div>"
-    sections = {"Tables": "".join(map(html_table, tables)), "Pictures": charts if drawn else ""}
-    page = html_page(title, summary, {name: body for name, body in sections.items() if body})
-    lines = [line for own in judged for line in to_lines(own)]
-    staging = folder.absolute().with_name(f".{folder.name}.partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    (staging / "pictures").mkdir(parents=True)
+    charts = f"<div class='curves'>{''.join(html_curve(curve) for curve in drawn.values())}</div>" if drawn else ""
+    sections = {"Tables": "".join(map(html_table, tables)), "Pictures": charts}
+    (folder / "pictures").mkdir()
+    for name, curve in drawn.items():
+        _write(folder / "pictures" / f"{name}.svg", svg_curve(curve))
     text = "\n\n".join([f"# {title}", *summary, *map(markdown_table, tables)])
-    files = {
-        "tables.md": f"{text}\n",
-        "tables.csv": write_csv(measured),
-        "page.html": page,
-        RESPONSES: "".join(f"{line}\n" for line in lines),
-        **{f"pictures/{name}.svg": svg_curve(curve) for name, curve in drawn.items()},
-    }
-    for name, content in files.items():
-        (staging / name).write_text(content, encoding="utf-8")
-    if folder.exists():
-        folder.rmdir()
-    staging.rename(folder)
+    _write(folder / "tables.md", f"{text}\n")
+    _write(folder / "tables.csv", write_csv(measured))
+    _write(folder / "page.html", html_page(title, summary, {name: body for name, body in sections.items() if body}))
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

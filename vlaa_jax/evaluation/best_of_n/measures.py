@@ -79,7 +79,7 @@ def measure(judged: Judged, sizes: Sequence[int], *, dominance: str = "dominance
     for title, names, labels in (("verifier", VERIFIERS, verifiers), ("dominance", DOMINANCE, dominances)):
         groups = {name: _cells(at_largest, labels == name) for name in names}
         groups = {name: {rule: cell for (rule, _), cell in own.items()} for name, own in groups.items() if own}
-        if len(groups) > 1 or title == "dominance" and groups:
+        if len(groups) > 1 or (groups and title == "dominance"):
             splits[title] = groups
     return dataclasses.replace(measured, splits=splits)
 

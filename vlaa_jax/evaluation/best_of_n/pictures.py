@@ -34,7 +34,9 @@ def _parts(name: str, items: Sequence, most: int) -> Iterator[tuple[str, Sequenc
 
 def _against_n(measured: Measured, rules: Sequence[Rule], title: str) -> Curve:
     sizes = [n for n in measured.sizes if (Rule(MEAN), n) in measured.cells]
-    series = {rule.judge: _line([measured.cells[rule, n] for n in sizes], intervals=bool(rule.aggregation)) for rule in rules}
+    series = {
+        rule.judge: _line([measured.cells[rule, n] for n in sizes], intervals=bool(rule.aggregation)) for rule in rules
+    }
     labels = tuple(map(str, sizes))
     return Curve(f"Best of N by the {title}", series, _UNIT, axis="N", labels=labels)
 

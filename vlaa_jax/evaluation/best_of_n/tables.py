@@ -8,7 +8,7 @@ import numpy as np
 
 from vlaa_jax.evaluation.best_of_n.correlation import Correlation, correlate
 from vlaa_jax.evaluation.best_of_n.measures import Cell, Measured
-from vlaa_jax.evaluation.best_of_n.selection import BASELINES, GREEDY, MEAN, ORACLE, Rule
+from vlaa_jax.evaluation.best_of_n.selection import GREEDY, MEAN, ORACLE, Rule
 from vlaa_jax.evaluation.bootstrap import Estimate
 from vlaa_jax.evaluation.judges.aggregate import LAST_N, ORM, PRM
 from vlaa_jax.evaluation.tables import Table
@@ -75,7 +75,11 @@ def average_table(measured: Sequence[Measured]) -> Table | None:
         if not all(np.isnan(means)):
             rows.append([_PAPER.get(how, how), *map(_value, [*means, np.nanmean(means)])])
     note = "Mean accuracy over all judges of steps and all models that have N responses, in points of 100."
-    return Table("Averages over judges", ["aggregation", *(f"N = {n}" for n in sizes), "mean"], rows, note) if rows else None
+    return (
+        Table("Averages over judges", ["aggregation", *(f"N = {n}" for n in sizes), "mean"], rows, note)
+        if rows
+        else None
+    )
 
 
 def of_steps(measured: Measured, how: str) -> list[Rule]:
@@ -130,7 +134,9 @@ def write_csv(measured: Sequence[Measured]) -> str:
     def write(model: str, split: str, group: str, rule: Rule, n: int, cell: Cell) -> None:
         numbers = [f"{number:.6g}" for name in estimates for number in getattr(cell, name)]
         tied = f"{cell.tied:.6g}"
-        writer.writerow([model, split, group, rule.judge, rule.aggregation, n, cell.questions, *numbers, tied, cell.unread])
+        writer.writerow(
+            [model, split, group, rule.judge, rule.aggregation, n, cell.questions, *numbers, tied, cell.unread]
+        )
 
     for own in measured:
         for (rule, n), cell in own.cells.items():

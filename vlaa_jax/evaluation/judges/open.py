@@ -61,9 +61,8 @@ def check_judge(text: str, *, policy: bool, folder: Callable[[str], str] = str) 
             raise InputError(f"judge {text!r}: no policy is evaluated here; name its folder, {LIKELIHOOD}:DIR")
         return
     local = _local(text, spec, folder)
-    head = local / reward_model.HEAD
-    if spec.kind in reward_model.KINDS and not head.exists():
-        raise InputError(f"judge {text!r}: {spec.place} is no reward model: expected {reward_model.HEAD} in it")
+    if spec.kind in reward_model.KINDS and (kind := reward_model.read_kind(local)) != spec.kind:
+        raise InputError(f"judge {text!r}: {spec.place} was trained as {kind} model; name it {kind}:{spec.place}")
 
 
 def open_judge(
@@ -107,8 +106,6 @@ def open_judge(
         model, kind = reward_model.new_model(policy_model, seed=seed, place=place_parameter), "process"
     else:
         model, kind = reward_model.load(local, dtype=None, place=place_parameter)
-        if kind != spec.kind:
-            raise InputError(f"judge {text!r}: {spec.place} was trained as {kind} model; name it {kind}:{spec.place}")
     return RewardJudge(model, kind, open_directory(local), name=text, rows=rows, logits=logits)
 
 
@@ -126,9 +123,9 @@ def open_directory(directory: pathlib.Path) -> Encoder:
     """
     system, note = directory / _SYSTEM, directory / _NOTE
     try:
-        instructions = json.loads(note.read_text(encoding="utf-8"))["instructions"] if note.exists() else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{note}: expected an object with `instructions` ({error})") from None
+        instructions = json.loads(note.read_text(encoding="utf-8")).get("instructions") if note.exists() else {}
+    except (ValueError, AttributeError) as error:
+        raise InputError(f"{note}: expected a JSON object ({error})") from None
     return open_encoder(directory, load_prompt(str(system) if system.exists() else None, instructions))
 
 

@@ -142,7 +142,9 @@ def _rows(place: int, question: Solved, encoder: Encoder, longest: int) -> list[
 
 def _arrays(rows: Sequence[_Row], questions: Sequence[Solved], encoder: Encoder, shape: SolutionShape) -> Solutions:
     prompts = [encoder.encode(questions[row.question].record) for row in rows]
-    return pad_solutions(prompts, [[questions[row.question].solutions[g] for g in row.solutions] for row in rows], shape)
+    return pad_solutions(
+        prompts, [[questions[row.question].solutions[g] for g in row.solutions] for row in rows], shape
+    )
 
 
 def _double(smallest: int, size: int) -> int:

@@ -10,7 +10,12 @@ SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR or 
 
 
 class Spec(NamedTuple):
-    """`kind` of `HEADS`, `likelihood` or `rubric`; `place` is DIR or MODEL, '' for the evaluated policy's likelihood."""
+    """A name in its parts.
+
+    Attributes:
+      kind: of `HEADS`, `likelihood` or `rubric`.
+      place: DIR or MODEL; '' for the likelihood of the policy that is evaluated.
+    """
 
     kind: str
     place: str

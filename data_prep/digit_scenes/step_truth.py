@@ -1,0 +1,81 @@
+"""Which step of a solution is the first wrong one, exactly: every `Step k:` of a digit scene states a fact of it."""
+
+import collections
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_prep.digit_scenes.traces import check_trace
+from vlaa_jax.evaluation.best_of_n.answered import Judged
+from vlaa_jax.evaluation.step_judgement import HALF, first_below, first_wrong_auroc, first_wrong_f1
+from vlaa_jax.evaluation.tables import Table
+from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.steps import split_steps
+
+
+def first_wrong_step(record: Record, response: str) -> tuple[list[int], int] | None:
+    """The steps of a response that state facts, and which of these is the first wrong one.
+
+    Args:
+      record: of a digit scene.
+      response: with steps as `steps.split_steps` finds them.
+
+    Returns:
+      Places of the steps among all, and the place of the first wrong one among these, -1 for none. None where there is
+      no such step, or one of no known form before the first wrong one: nobody knows whether it is true.
+    """
+    steps = split_steps(response)
+    found = iter(check_trace(record, "\n".join(steps)))
+    # Facts of a step are checked after those of the steps before it; one alone tells how many there are.
+    facts = [[next(found) for _ in check_trace(record, step)] for step in steps]
+    places = [place for place, own in enumerate(facts) if own]
+    for number, place in enumerate(places):
+        if False in facts[place]:
+            return places, number
+        if None in facts[place]:
+            return None
+    return (places, -1) if places else None
+
+
+def step_table(judged: Sequence[Judged]) -> list[Table]:
+    """How well judges of steps find the first wrong step; no table where no record is a digit scene."""
+    rows = []
+    for own in judged:
+        scenes = [place for place, question in enumerate(own.questions) if "glyphs" in question.record.metadata]
+        texts = {place: list(dict.fromkeys(own.questions[place].texts)) for place in scenes}  # each once
+        truths = {
+            (place, text): first_wrong_step(own.questions[place].record, text)
+            for place in scenes
+            for text in texts[place]
+        }
+        known = {key: truth for key, truth in truths.items() if truth is not None}
+        for judge, all_scores in own.scores.items():
+            if judge in own.whole:
+                continue
+            scores, first = [], []
+            for place in scenes:
+                of_text = dict(zip(own.questions[place].texts, all_scores[place], strict=False))
+                for text, steps in of_text.items():
+                    truth = known.get((place, text))
+                    if truth is not None and np.isfinite(steps[truth[0]]).all():
+                        scores.append(steps[truth[0]])
+                        first.append(truth[1])
+            if first:
+                rows.append([judge, own.model, *_row(scores, first)])
+    if not rows:
+        return []
+    note = (
+        "Of all different responses whose steps state checked facts. F1 as in ProcessBench, a step with a score below "
+        f"{HALF} being called wrong: of scores in [0, 1] alone. AUROC: a right step against a first wrong one."
+    )
+    header = ["judge", "responses of", "solutions", "with a wrong step", "F1", "AUROC"]
+    return [Table("The first wrong step", header, rows, note)]
+
+
+def _row(scores: Sequence[np.ndarray], first: Sequence[int]) -> list[str]:
+    counts = collections.Counter(place >= 0 for place in first)
+    shares = all(((0 <= own) & (own <= 1)).all() for own in scores)
+    f1 = first_wrong_f1([first_below(own, HALF) for own in scores], first).get("f1") if shares else None
+    area = first_wrong_auroc(scores, first)
+    numbers = ["-" if number is None else f"{number:.3f}" for number in (f1, area)]
+    return [str(len(first)), str(counts[True]), *numbers]
