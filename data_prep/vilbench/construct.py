@@ -121,7 +121,7 @@ def _candidates(
         if variant == "score-gap":
             value = score_gap(scores)
         else:
-            value = accuracy_gap(scores, verify([record], [own])[0].right)
+            value = accuracy_gap(scores, verify([own], lambda _: record)[0].right)
         if not np.isnan(value):
             found[own.id].append(value)
     return [Candidate(name, sources[name], float(np.mean(values))) for name, values in found.items()]

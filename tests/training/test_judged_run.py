@@ -38,7 +38,7 @@ def heads(folder):
 
 
 @pytest.fixture(autouse=True)
-def whole_text_answers(monkeypatch):
+def whole_text_answers(programs, monkeypatch):
     """Random text has no tags: all of it is the answer."""
     monkeypatch.setattr(router, "answer_text", lambda text, *, strict: (text.strip() or "nothing", ""))
 
@@ -55,7 +55,7 @@ class Stop(Exception):
 def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_path, monkeypatch):
     """Two open-ended records, drawn again and again, also held out: the same bits after a stop between checkpoints."""
     scenes = f"{heads / 'scenes'}:rl"
-    setting = config(heads, data__evaluation=scenes, evaluation__batch=2, evaluation__every=3, steps=5)
+    setting = config(heads, data__evaluation=scenes, evaluation__batch=2, evaluation__every=3, evaluation__samples=1, steps=5)
     asked: list[tuple[str, str]] = []
     call = RewardJudge.__call__
 

@@ -72,6 +72,23 @@ def score_many(
     return [next(math_traces if request.verifier == "math" else other_traces) for request in requests]
 
 
+def score_now(
+    requests: Sequence[Request],
+    *,
+    strict: bool = False,
+    scorer: open_ended.Scorer | open_ended.BatchScorer | None = None,
+    pool: MathPool | None = None,
+) -> list[Trace]:
+    """As `score_many`, and nothing is left waiting: for who has the chips, in a single process."""
+    traces = score_many(requests, strict=strict, scorer=scorer, pool=pool)
+    waiting = [place for place, trace in enumerate(traces) if is_waiting(trace)]
+    if waiting:
+        asked = [(requests[place].example, [traces[place]]) for place in waiting]
+        for place, (trace,) in zip(waiting, score_waiting(asked, scorer), strict=True):
+            traces[place] = trace
+    return traces
+
+
 def is_waiting(trace: Trace) -> bool:
     """Whether `score_waiting` is to finish it."""
     return trace.rule == open_ended.WAITING
@@ -113,7 +130,7 @@ def trace(
 ) -> Trace:
     """Scores one completion and says why; see `Request` and `score_many`."""
     request = Request(verifier, completion, gold, example, resizes)
-    return score_many([request], strict=strict, scorer=scorer, pool=pool)[0]
+    return score_now([request], strict=strict, scorer=scorer, pool=pool)[0]
 
 
 def score(
