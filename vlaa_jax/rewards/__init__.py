@@ -2,7 +2,17 @@
 
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rewards.open_ended import BatchScorer, Scorer, load_scorer, require_scorer
-from vlaa_jax.rewards.router import Request, accuracy, check_gold, is_waiting, score, score_many, score_now, score_waiting, trace
+from vlaa_jax.rewards.router import (
+    Request,
+    accuracy,
+    check_gold,
+    is_waiting,
+    score,
+    score_many,
+    score_now,
+    score_waiting,
+    trace,
+)
 from vlaa_jax.rewards.verdict import Trace
 
 __all__ = [
