@@ -2,10 +2,10 @@
 
 python tests/score_speed.py --size=cpu
 
-Draws a reward model with random weights, a question with a picture, and 16 solutions of 10 steps; scores them in one row
-that holds the prompt once, and as 160 rows that each hold the prompt, the picture and a prefix, in batches of 16 rows of
-one length, so that hardly any padding runs. The two are compared and then timed in turn; the first run of each, which
-compiles, does not count.
+Draws a reward model with random weights, a question with a picture, and 16 solutions of 10 steps. Scores them in one
+row that holds the prompt once, and as 160 rows that each hold prompt, picture and a prefix, in batches of 16 rows of
+one length, so that no padding runs. The two are compared, then timed in turn; the first run of each, which compiles,
+does not count.
 """
 
 import argparse
@@ -31,6 +31,7 @@ from vlaa_jax.processing.encode import EncodedPrompt
 from vlaa_jax.processing.solutions import SolutionShape, pad_solutions
 
 SOLUTIONS, STEPS = 16, 10
+_MULTIPLE = 32  # of the lengths of rows with a prefix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Size:
       model: the backbone.
       grid: patches of the picture: frames, height, width.
       text: tokens of the question.
-      step: tokens of a step.
+      step: tokens of a step. At `cpu` no prefix needs padding to `_MULTIPLE`.
     """
 
     model: ModelConfig
@@ -52,7 +53,7 @@ class Size:
 
 SIZES = {
     "tiny": Size(tiny.SIZES, (1, 4, 6), 5, 2),
-    "cpu": Size(PRESETS["cpu"].model, (1, 32, 32), 65, 32),  # 512 wide, 8 layers; 448 x 448 pixels
+    "cpu": Size(PRESETS["cpu"].model, (1, 32, 32), 64, 32),  # 512 wide, 8 layers; 448 x 448 pixels
 }
 
 
@@ -125,12 +126,12 @@ def measure(size: Size, runs: int) -> Found:
 
 
 def prefix_rows(size: Size, prompt: EncodedPrompt, prefixes: list[np.ndarray]) -> tuple[Rows, np.ndarray]:
-    """Rows that hold prompt, picture and a prefix each, all of one length; and where each ends."""
+    """Rows that hold prompt, picture and a prefix each, all of one length; and the place of its last token."""
     end = len(prompt.tokens) + len(prefixes[0])
     rows, _ = pack(
         [[(prompt, prefix)] for prefix in prefixes],
         count=len(prefixes),
-        length=end,
+        length=-(-end // _MULTIPLE) * _MULTIPLE,
         windows=len(prompt.vision.frames),
         targets=len(prefixes[0]),
         slots_per_window=size.model.vision.window_units**2,

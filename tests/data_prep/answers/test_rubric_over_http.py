@@ -1,4 +1,4 @@
-"""A rubric judge that asks an endpoint over HTTP, and a policy in this process."""
+"""A rubric judge that asks an endpoint over HTTP."""
 
 import base64
 import io
@@ -11,7 +11,6 @@ from PIL import Image
 
 from data_prep.answers.ledger import open_ledger
 from data_prep.answers.rubric import one_picture, open_rubric
-from data_prep.digit_scenes import demo
 from vlaa_jax.evaluation.judges.judge import Question
 from vlaa_jax.evaluation.judges.open import open_judge
 from vlaa_jax.processing.records import Record
@@ -82,11 +81,3 @@ def test_pictures_stand_side_by_side_on_white():
         (255, 0, 0), (255, 0, 0), (255, 255, 255), (255, 255, 255), (0, 0, 255), (0, 0, 255)
     ]  # fmt: skip
     assert one_picture(()) is None and one_picture(ONE.images) == ONE.images[0]
-
-
-def test_our_own_policy_may_be_the_judge(tmp_path):
-    how = {"cache": str(tmp_path / "cache"), "ledger": str(tmp_path / "ledger.sqlite"), "max_tokens": 6}
-    judge = open_judge(f"rubric:policy:{demo.checkpoint('demo')}", answering=lambda model: open_rubric(model, **how))
-    ((scores,),) = judge([Question(ONE, ("Step 1: centre 3",))])
-    # The demo's policy was never asked for a grade: it gives none, twice.
-    assert np.isnan(scores).all() and judge.problems == {"asked once more": 1, "no score in the reply": 1}

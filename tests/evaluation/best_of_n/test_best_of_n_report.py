@@ -241,7 +241,7 @@ def test_problems_are_printed_and_scores_saved_as_they_come(tmp_path, capsys):
         run.evaluate([FOUR], [Perfect, Failing], read, settings)
     assert "perfect: 2 no score in the reply" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["responses.jsonl"]
-    assert '"scores": {"perfect": [[[null, null]' in (tmp_path / "out" / "responses.jsonl").read_text()
+    assert '"scores": {"perfect": [[null, null], ' in (tmp_path / "out" / "responses.jsonl").read_text()
 
 
 def test_folders_that_cannot_be_written(tmp_path):

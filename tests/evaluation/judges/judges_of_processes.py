@@ -1,6 +1,6 @@
-"""Judges in every process of a run: `--folder=DIR` holds `process`, `policy` and `questions.pickle`, and gets the scores.
+"""A judge in every process of a run; `test_reward_judge.py` starts it in two.
 
-`test_reward_judge.py` starts it in two processes.
+`--folder=DIR` holds `process` and `questions.pickle`, and gets `scores.pickle`.
 """
 
 import pathlib
@@ -20,13 +20,11 @@ def main(folder: pathlib.Path) -> None:
     mesh = make_mesh(jax.devices(), key_value_heads=1)
     with jax.set_mesh(mesh):
         meet(mesh)
-        names = f"process:{folder / 'process'}", f"likelihood:{folder / 'policy'}"
-        judges = [open_judge(name, rows=3) for name in names]  # chips share four rows evenly
-        scores = [judge(questions) for judge in judges]
+        judge = open_judge(f"process:{folder / 'process'}", rows=3)  # the chips share four rows evenly
+        scores = judge(questions)
     assert pickle.dumps(scores) == pickle.dumps(distributed.gather(scores)[0]), "all processes have all scores"
-    problems = [dict(judge.problems) for judge in judges]
     if distributed.is_first():
-        (folder / "scores.pickle").write_bytes(pickle.dumps((scores, problems)))
+        (folder / "scores.pickle").write_bytes(pickle.dumps((scores, dict(judge.problems))))
 
 
 if __name__ == "__main__":

@@ -38,12 +38,12 @@ STEPS = "<think>\nStep 1: northwest 7\nStep 2: centre 3\nStep 3: 7+3=10\n</think
 SHORT = "<think>\nStep 1: centre 3\n</think>\n<answer>3</answer>"
 PLAIN = "I look.\n\nI answer."
 SUM = Record("sum", (picture(),), "What is the sum?", "10", "math")
-COUNT = Record("count", (picture(), picture(84)), "How many <image> and <image>?", "2", "digit")
+COUNT = Record("count", (picture(), picture(64)), "How many <image> and <image>?", "2", "digit")
 WORDS = Record("words", (), "Why?", "so", "open_ended")
 QUESTIONS = (
     Question(SUM, (STEPS, SHORT, STEPS)),
     Question(COUNT, (PLAIN, STEPS)),
-    Question(WORDS, (SHORT, " ", "ends <|im_end|> early", PLAIN)),
+    Question(WORDS, (SHORT, " ", "ends <|im_end|> early", STEPS)),
 )
 
 
@@ -63,7 +63,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def judges(folder):
-    """One of each, with all questions in one batch but the last."""
+    """One of each; the last batch is not full."""
     own = {kind: reward_model.load(folder / kind)[0] for kind in reward_model.KINDS}
     encoder = open_directory(folder / "process")
     return {kind: RewardJudge(own[kind], kind, encoder, rows=2) for kind in own} | {
@@ -77,20 +77,24 @@ def scores(judges):
 
 
 def states(model, encoder, record, tokens):
-    """Hidden states of a row that holds prompt and tokens, unpadded; and where the tokens begin."""
+    """Hidden states of a row that holds prompt and tokens; and where the tokens begin."""
     prompt = encoder.encode(record)
     rows, _ = pack(
         [[(prompt, tokens)]],
         count=1,
-        length=len(prompt.tokens) + len(tokens),
-        windows=max(1, len(prompt.vision.frames)),
+        length=384,
+        windows=4,
         targets=len(tokens),
         slots_per_window=encoder.geometry.window_units**2,
         no_vision=encoder.no_vision,
     )
+    return np.asarray(run_row(model, rows))[0], len(prompt.tokens)
+
+
+@jax.jit
+def run_row(model, rows):
     features = model.vision(rows.vision, jnp.float32)
-    found = model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index)
-    return found[0], len(prompt.tokens)
+    return model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index)
 
 
 def test_every_step_has_the_score_of_its_prefix(judges, scores, folder):
@@ -102,8 +106,8 @@ def test_every_step_has_the_score_of_its_prefix(judges, scores, folder):
         assert scores["process"][b][g].shape == (len(steps),) and scores["process"][b][g].dtype == np.float64
         for count in range(1, len(steps) + 1):
             tokens, _ = encoder.solution(steps[:count])
-            found, _ = states(model, encoder, question_of(question.record), tokens)
-            logit = float(model.reward_head(found[-1]))
+            found, start = states(model, encoder, question_of(question.record), tokens)
+            logit = float(model.reward_head(found[start + len(tokens) - 1]))
             np.testing.assert_allclose(scores["process"][b][g][count - 1], 1 / (1 + np.exp(-logit)), atol=2e-5)
             seen.append(logit)
     assert np.std(seen) > 0.1
@@ -124,8 +128,9 @@ def test_a_step_s_likelihood_is_the_mean_of_its_tokens(scores, folder):
         # The text's own tokens, with the verifier's instruction before them: these texts break no token at a step.
         tokens = encoder.completion(text)
         found, start = states(model, encoder, record, tokens)
-        logits = jax.nn.log_softmax(found[start - 1 : -1] @ model.language.head[...].T)
-        each = np.asarray(logits)[np.arange(len(tokens)), tokens]
+        logits = found[start - 1 : start + len(tokens) - 1] @ np.asarray(model.language.head[...]).T
+        logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        each = logits[np.arange(len(tokens)), tokens]
         ends = [len(encoder.completion(text[: text.index(step)])) - 1 for step in split_steps(text)[1:]]
         expected = [part.mean() for part in np.split(each, ends)]
         np.testing.assert_allclose(scores["likelihood"][b][g], expected, atol=2e-5)
@@ -200,11 +205,10 @@ def test_two_processes_score_as_one(scores, folder):
     processes = run(2, folder / "two", [f"--folder={folder}"], **how)
     assert [process.popen.returncode for process in processes] == [0, 0], processes[1].said()
     found, problems = pickle.loads((folder / "scores.pickle").read_bytes())
-    assert problems == [{"empty": 1, "spells a special token": 1}] * 2
-    for name, own in zip(("process", "likelihood"), found, strict=True):
-        for expected, given in zip(scores[name], own, strict=True):
-            for one, two in zip(expected, given, strict=True):
-                np.testing.assert_allclose(two, one, atol=2e-5)
+    assert problems == {"empty": 1, "spells a special token": 1}
+    for expected, given in zip(scores["process"], found, strict=True):
+        for one, two in zip(expected, given, strict=True):
+            np.testing.assert_allclose(two, one, atol=2e-5)
 
 
 @pytest.mark.parametrize(

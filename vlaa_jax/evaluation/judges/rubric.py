@@ -81,9 +81,10 @@ class RubricJudge:
             of_question = []
             for steps in map(split_steps, question.responses):
                 scores = [grades[b, join_steps(steps[:count])] for count in range(1, len(steps) + 1)]
-                self.problems["empty"] += not steps
                 of_question.append(np.asarray(scores or [np.nan]))
+                self.problems["empty"] += not steps
             out.append(of_question)
+        self.problems = +self.problems  # without zeros
         return out
 
     def _prompt(self, question: Question, prefix: str) -> RubricPrompt:
@@ -104,7 +105,6 @@ class RubricJudge:
                     found[place] = read_grade(reply)
             self.problems["no score in the reply"] += found.count(None)
             grades += [np.nan if grade is None else float(grade) for grade in found]
-        self.problems = +self.problems
         return grades
 
 
@@ -114,7 +114,8 @@ def read_grade(reply: str | None) -> int | None:
     `4.5`, `4/5` and `3 or 4` are none; marks of emphasis, brackets and words may stand around the number. A reply that
     states scores which differ has none.
     """
-    grades = {_read_line(line) for line in _SCORE.findall(reply or "")}
+    said = (reply or "").rpartition("</think>")[2]  # a model that reasons may try scores first
+    grades = {_read_line(line) for line in _SCORE.findall(said)}
     return grades.pop() if len(grades) == 1 else None
 
 
