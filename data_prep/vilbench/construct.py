@@ -110,18 +110,18 @@ def _candidates(
     """One for each question, with the mean over its models; a question that no judge could read has none."""
     import tqdm
 
+    verdicts = [None] * len(responses)
+    if variant == "accuracy-gap":
+        verdicts = [answer.right for answer in verify(responses, lambda name: source[ids[name]])]
     found: dict[str, list[float]] = collections.defaultdict(list)
     sources: dict[str, str] = {}
-    for own in tqdm.tqdm(responses, desc="indicators", leave=False, disable=None):
-        record = source[ids[own.id]]
-        sources[own.id] = record.source
+    pairs = tqdm.tqdm(zip(responses, verdicts, strict=True), "indicators", len(responses), leave=False, disable=None)
+    for own, right in pairs:
+        sources[own.id] = source[ids[own.id]].source
         scores = {name: own.scores[name] for name in judges}
         if any(len(of_judge) != len(own.texts) for of_judge in scores.values()):
             raise InputError(f"{own.id}: expected step scores of each of its {len(own.texts)} responses")
-        if variant == "score-gap":
-            value = score_gap(scores)
-        else:
-            value = accuracy_gap(scores, verify([own], lambda _: record)[0].right)
+        value = score_gap(scores) if variant == "score-gap" else accuracy_gap(scores, right)
         if not np.isnan(value):
             found[own.id].append(value)
     return [Candidate(name, sources[name], float(np.mean(values))) for name, values in found.items()]

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from vlaa_jax import distributed
 from vlaa_jax.ahead import Program
 from vlaa_jax.evaluation.judges.open import Answering
-from vlaa_jax.evaluation.judges.open_scorer import settled_beta
+from vlaa_jax.evaluation.judges.open_scorer import settle_beta
 from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
@@ -23,7 +23,7 @@ from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weig
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.processing.batches import buckets_in_use
-from vlaa_jax.processing.records import VERIFIERS
+from vlaa_jax.processing.index import places_of
 from vlaa_jax.rewards import require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
@@ -125,11 +125,11 @@ class GRPOTask:
         if not isinstance(self.scorer, JudgeScorer):
             return
         self.scorer.references = self.numbers.setdefault("scorer_references", {})
-        given = self.config.rewards.scorer_beta
-        if "scorer_beta" not in self.numbers and (given or self._occurs("open_ended")):
-            found = given or settled_beta(self.scorer, self.source, self.index, seed=self.config.seed).beta
-            self.numbers["scorer_beta"] = found
-        self.scorer.beta = self.numbers.get("scorer_beta", self.scorer.beta)
+        if "scorer_beta" in self.numbers:
+            self.scorer.beta = self.numbers["scorer_beta"]
+        elif self._occurs("open_ended"):
+            settle_beta(self.scorer, self.source, places_of(self.index, "open_ended"), seed=self.config.seed)
+            self.numbers["scorer_beta"] = self.scorer.beta
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
@@ -214,8 +214,7 @@ class GRPOTask:
         )
 
     def _occurs(self, verifier: str) -> bool:
-        place = VERIFIERS.index(verifier)
-        return bool((self.index.verifier[self.index.good] == place).any())
+        return len(places_of(self.index, verifier)) > 0
 
     def _score(
         self,

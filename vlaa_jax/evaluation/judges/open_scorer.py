@@ -1,14 +1,15 @@
 """From a scorer's name in a config or on a command line to the scorer, and its beta from records."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 
 from vlaa_jax import distributed
 from vlaa_jax.evaluation.judges.judge import Judge
 from vlaa_jax.evaluation.judges.open import Answering, open_judge
-from vlaa_jax.evaluation.judges.scorer import PAIRS, FromFirst, FromHost, JudgeScorer, Steepness, fit_beta
+from vlaa_jax.evaluation.judges.scorer import PAIRS, FromFirst, FromHost, JudgeScorer, fit_beta
 from vlaa_jax.evaluation.judges.spec import HEADS, LIKELIHOOD, RUBRIC
-from vlaa_jax.processing.index import Index
-from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import BatchScorer, Scorer, load_scorer
 
@@ -22,7 +23,7 @@ def open_scorer(
 
     Args:
       name: of a judge (`spec.SPECS`), or `package.module:Class`.
-      beta: steepness of the reward; 0 is a class's own, a judge's is to be set by `settled_beta`.
+      beta: steepness of the reward; 0 is a class's own, a judge's is to be set by `settle_beta`.
       on_host: whether a judge's weights wait in the host's memory between uses.
       answering: see `open_judge`.
 
@@ -47,20 +48,22 @@ def open_ready_judge(name: str, *, on_host: bool, answering: Answering | None, l
     return FromHost(judge) if on_host else judge
 
 
-def settled_beta(scorer: JudgeScorer, source: RecordSource, index: Index, *, seed: int) -> Steepness:
-    """The beta that fits the scorer on open-ended records; all processes of a run call this together.
+def settle_beta(scorer: JudgeScorer, source: RecordSource, places: Sequence[int], *, seed: int) -> None:
+    """Sets the beta that fits the scorer, unless it has one; all processes of a run call this together.
 
     Args:
       scorer: a judge.
-      source, index: shards, of which `PAIRS` open-ended records are drawn.
+      source: shards.
+      places: of open-ended records, of which `PAIRS` are drawn.
       seed: of the draw.
 
     Raises:
       InputError: as `fit_beta`.
     """
-    places = index.good[index.verifier[index.good] == VERIFIERS.index("open_ended")]
-    places = np.random.default_rng([seed, *_DRAWN_PAIRS]).permutation(places)[:PAIRS]
-    fit = fit_beta(scorer, distributed.together(lambda: [source[place] for place in places]))
+    if not math.isnan(scorer.beta):
+        return
+    drawn = np.random.default_rng([seed, *_DRAWN_PAIRS]).permutation(places)[:PAIRS].tolist()
+    fit = fit_beta(scorer, distributed.together(lambda: [source[place] for place in drawn]))
+    scorer.beta = fit.beta
     if distributed.is_first():
         print(f"scorer {scorer.name}: {fit}", flush=True)
-    return fit
