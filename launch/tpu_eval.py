@@ -369,18 +369,9 @@ def _settle(
 
 
 def _answering(options: argparse.Namespace) -> "Callable[[str], Ask]":
-    """What answers a rubric judge's prompts; replies are kept in the cache folder, which every run reads."""
-    from data_prep.answers.rubric import open_rubric
-    from data_prep.answers.section import POLICY
-    from data_prep.digit_scenes import demo
+    from data_prep.answers.rubric import kept_answering
 
-    return lambda model: open_rubric(
-        f"{POLICY}{demo.checkpoint(model.removeprefix(POLICY))}" if model.startswith(POLICY) else model,
-        base_url=options.endpoint,
-        key_variable=options.endpoint_key,
-        cache=str(cache_folder() / "judges"),
-        ledger=str(cache_folder() / "judges" / "ledger.sqlite"),
-    )
+    return kept_answering(options.endpoint, options.endpoint_key)
 
 
 if __name__ == "__main__":

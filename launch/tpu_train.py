@@ -105,12 +105,12 @@ def _run(arguments: list[str]) -> int:
 
 
 def _answering(config: ConfigDict) -> Callable[[str], Callable]:
-    """What answers the prompts of a rubric judge; a run that goes on finds its replies in the cache folder."""
+    """What answers the prompts of a rubric judge."""
 
     def answering(model: str) -> Callable:
         import jax
 
-        from data_prep.answers.rubric import open_rubric
+        from data_prep.answers.rubric import kept_answering
         from data_prep.answers.section import POLICY
 
         if model.startswith(POLICY) and jax.device_count() > 1:
@@ -118,15 +118,7 @@ def _answering(config: ConfigDict) -> Callable[[str], Callable]:
                 f"config.rewards: rubric:{model} runs in this process on one device alone; serve it, and name the "
                 "endpoint as config.rewards.base_url"
             )
-        folder = cache_folder() / "judge"
-        folder.mkdir(parents=True, exist_ok=True)
-        return open_rubric(
-            model,
-            base_url=config.rewards.base_url,
-            key_variable=config.rewards.key_variable,
-            cache=str(folder),
-            ledger=str(folder / "ledger.sqlite"),
-        )
+        return kept_answering(config.rewards.base_url, config.rewards.key_variable)(model)
 
     return answering
 
