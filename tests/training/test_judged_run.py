@@ -1,5 +1,6 @@
 """GRPO with a reward model: as the scorer of open-ended answers, and for steps."""
 
+import copy
 import dataclasses
 import math
 import re
@@ -112,7 +113,7 @@ def test_the_number_of_the_config_is_taken(heads, capsys):
     assert "beta" not in capsys.readouterr().out
 
 
-def test_the_beta_of_the_scores_and_held_out_answers(heads, capsys):
+def test_the_beta_of_the_scores_a_stop_and_held_out_answers(heads, capsys):
     task = GRPOTask(config(heads, rewards__scorer_memory="device"))
     task.begin()
     one, other = (task.source[place] for place in task.index.good)
@@ -121,7 +122,17 @@ def test_the_beta_of_the_scores_and_held_out_answers(heads, capsys):
     assert task.scorer.beta == pytest.approx(math.log(2) / median, rel=1e-4)
     assert f"beta {task.scorer.beta:.4g}, so that the median difference" in capsys.readouterr().out
 
-    evaluator = Evaluator(task.source, task.index, task.encoder, batch=2, scorer=task.scorer)
+    def stop_when_judged():
+        if task.scorer.references:
+            raise Stop
+
+    before = copy.deepcopy(task.numbers)
+    with pytest.raises(Stop):
+        task.step(1, Clock(), stop_when_judged)
+    assert task.numbers == before  # a stopped step is done again as if it had not begun
+    task.scorer.references = {}
+
+    evaluator = Evaluator(task.source, task.index, task.encoder, batch=4, scorer=task.scorer)
     results = evaluator(sampling_weights(task.model, np.float32), dataclasses.replace(task._generator, batch=0))
     assert [result.record.id for result in results] == [one.id, other.id] and len(results[0].answers) == 2
     for record, result in zip((one, other), results, strict=True):

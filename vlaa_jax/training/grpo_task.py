@@ -133,6 +133,9 @@ class GRPOTask:
 
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
+        if isinstance(self.scorer, JudgeScorer):
+            # A step that is stopped must leave nothing: done again, it scores the same references in the same batches.
+            self.scorer.references = dict(self.scorer.references)
         ahead = None
         if config.rollout.ahead:
             experience, ahead = self._collector.collect_ahead(
@@ -165,6 +168,7 @@ class GRPOTask:
                 metrics["rollout/prompts"] = len(experience.all)
                 metrics["rollout/kept_share"] = experience.kept_share
             if isinstance(self.scorer, JudgeScorer):
+                self.numbers["scorer_references"] = self.scorer.references
                 unread = sum(trace.rule == "unread" for group in experience.all for trace in group.traces)
                 metrics |= {"scorer_beta": self.scorer.beta, "scorer_unread": unread}
             if self._process is not None:
