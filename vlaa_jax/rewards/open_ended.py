@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from vlaa_jax.processing.records import Record
 
 
+WAITING = "waiting"  # rule of a verdict that is still to come
+
+
 class Scorer(Protocol):
     """Judges one answer by itself; it never sees the reference.
 
@@ -56,9 +59,6 @@ class BatchScorer(Protocol):
 
     def score_batch(self, questions: Sequence[tuple[Record, Sequence[str]]]) -> list[list[float]]:
         """S of the answers to each question; NaN for one that could not be judged."""
-
-
-WAITING = "waiting"  # rule of a verdict that is still to come
 
 
 def load_scorer(name: str) -> Scorer:
