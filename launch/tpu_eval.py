@@ -321,8 +321,9 @@ def _sampled(
     print(f"{policy.name} on {len(asking)} records of {options.data}, {samples} samples", flush=True)
     greedy, _ = asking("greedy", 1)
     sampled, generator = asking("sampled", samples)
-    how = f"{samples} samples of {policy.name} at temperature {generator.sampling.temperature:g}, seed {options.seed}."
-    return [Judged(policy.name, tuple(from_results(sampled, greedy)), {})], how
+    name = options.checkpoint or policy.name
+    how = f"{samples} samples of {name} at temperature {generator.sampling.temperature:g}, seed {options.seed}."
+    return [Judged(name, tuple(from_results(sampled, greedy)), {})], how
 
 
 def _from_files(

@@ -42,21 +42,19 @@ def step_table(judged: Sequence[Judged]) -> list[Table]:
     rows = []
     for own in judged:
         scenes = [place for place, question in enumerate(own.questions) if "glyphs" in question.record.metadata]
-        texts = {place: list(dict.fromkeys(own.questions[place].texts)) for place in scenes}  # each once
         truths = {
             (place, text): first_wrong_step(own.questions[place].record, text)
             for place in scenes
-            for text in texts[place]
+            for text in own.questions[place].texts
         }
-        known = {key: truth for key, truth in truths.items() if truth is not None}
         for judge, all_scores in own.scores.items():
             if judge in own.whole:
                 continue
             scores, first = [], []
             for place in scenes:
-                of_text = dict(zip(own.questions[place].texts, all_scores[place], strict=False))
-                for text, steps in of_text.items():
-                    truth = known.get((place, text))
+                # Of the same text several times only one counts.
+                for text, steps in dict(zip(own.questions[place].texts, all_scores[place], strict=False)).items():
+                    truth = truths[place, text]
                     if truth is not None and np.isfinite(steps[truth[0]]).all():
                         scores.append(steps[truth[0]])
                         first.append(truth[1])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlaa_jax.errors import InputError
-from vlaa_jax.evaluation.chart import Curve, Series, html_curve, ticks
+from vlaa_jax.evaluation.chart import Curve, Series, html_curve, svg_curve, ticks
 from vlaa_jax.evaluation.page import Box
 from vlaa_jax.evaluation.report import Transcript, write_report
 from vlaa_jax.evaluation.tables import Table
@@ -166,6 +166,21 @@ def test_a_chart_puts_values_where_the_axis_says():
     assert "a <b>0 → 0.5</b>" in figure and "b <b>0.2 → 0.4</b>" in figure
     titles = [title.text for title in chart.iter("title")]
     assert titles[1] == "a, step 50: 1" and titles[4] == "b, step 100: 0.4 (0.3 to 0.5)"
+
+
+@pytest.mark.quick
+def test_a_chart_over_names_and_as_a_file_of_its_own():
+    curve = Curve("Best <of> N", {"a": ([0, 1, 2], [10, 30, 20])}, "% & more", axis="N", labels=("2", "4", "all"))
+    picture = ElementTree.fromstring(svg_curve(curve))
+    (chart,) = pictures(html_curve(curve))
+    space = "{http://www.w3.org/2000/svg}"
+    (inner,) = picture.findall(f"{space}svg")
+    # One chart in both: it stands below title, unit and one line of the legend.
+    assert inner.get("y") == "72" and picture.get("viewBox") == "0 0 380 298"
+    assert [text.text for text in picture.findall(f"{space}text")] == ["Best <of> N", "% & more", "a: 10 → 20"]
+    for found, prefix in ((chart, ""), (inner, space)):
+        assert [x.text for x in found.findall(f"{prefix}text") if x.get("class") == "x"] == ["2", "4", "all", "N"]
+        assert [title.text for title in found.iter(f"{prefix}title")] == ["a, N 2: 10", "a, N 4: 30", "a, N all: 20"]
 
 
 @pytest.mark.quick

@@ -80,20 +80,19 @@ def html_curve(curve: Curve) -> str:
 def svg_curve(curve: Curve) -> str:
     """The same as a file of its own, on light and on dark ground."""
     lines = curve.lines()
-    top = _LINE * (len(lines) + 2)
+    top = _LINE * (len(lines) + 3)
     legend = "".join(
         f"<path class='line{index} stroke' d='M12 {at - 4}H30'/><text x='38' y='{at}'>{html.escape(name)}: "
         f"{_number(line.values[0])} → {_number(line.values[-1])}</text>"
         for index, (name, line) in enumerate(lines.items())
-        for at in [_LINE * (index + 2)]
+        for at in [_LINE * (index + 3)]
     )
     place = f" y='{top}' width='{_WIDTH}' height='{_HEIGHT}'"
-    unit = f" ({html.escape(curve.unit)})" if curve.unit else ""
     return (
-        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {top + _HEIGHT}' width='{2 * _WIDTH}'>"
+        f"<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 {_WIDTH} {top + _HEIGHT + 6}' width='{2 * _WIDTH}'>"
         f"<style>{STYLE}svg {{ font-family: system-ui, sans-serif; }} .ground {{ fill: var(--card); }}</style>"
         f"<rect class='ground' width='100%' height='100%'/><text x='12' y='{_LINE}' font-weight='600'>"
-        f"{html.escape(curve.title)}{unit}</text>{legend}"
+        f"{html.escape(curve.title)}</text><text x='12' y='{2 * _LINE}'>{html.escape(curve.unit)}</text>{legend}"
         f"{_chart(curve, lines, place)}</svg>\n"
     )
 

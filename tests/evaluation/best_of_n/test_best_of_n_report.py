@@ -125,6 +125,7 @@ def test_splits(measured):
     assert table.header[2:] == ["text (6)", "vision (2)"]
     (row,) = [row for row in table.rows if row[:2] == ["perfect", "last (ORM)"]]
     assert row[3] == "100.0 (+50.0 [+50.0, +50.0])"
+    assert table.rows[0][:4] == ["mean sample", "", "50.0", "50.0"]
 
 
 def test_records_without_the_field_make_no_split():
@@ -177,7 +178,7 @@ def test_pictures(measured):
     assert list(curve.series) == ["mean sample", "majority vote", "oracle", "perfect", "opposite"]
     assert curve.labels == ("2", "4") and curve.axis == "N"
     assert list(curve.series["perfect"].values) == [87.5, 87.5]
-    assert drawn["last-n"].labels == ("1 (ORM)", "2", "4", "8", "all (PRM)")
+    assert drawn["last-n"].labels == ("1", "2", "4", "8", "all")
     assert list(drawn["dominance"].series) == [
         "greedy",
         "mean sample",

@@ -15,7 +15,7 @@ _UNIT = "accuracy of the pick, %"
 def pictures(measured: Measured) -> dict[str, Curve]:
     """Name of a file -> picture, for one model's responses. More judges than can be told apart take several."""
     found: dict[str, Curve] = {}
-    for how, title in ((PRM, "mean of all steps (PRM)"), (ORM, "last step (ORM)")):
+    for how, title in ((PRM, "mean score (PRM)"), (ORM, "last score (ORM)")):
         chosen = [rule for rule in measured.rules if rule.aggregation == how]
         for name, part in _parts(f"n-{how}", chosen, COLOURS - len(_BESIDE)):
             found[name] = _against_n(measured, [*(Rule(name) for name in _BESIDE), *part], title)
@@ -47,9 +47,9 @@ def _against_last_n(measured: Measured, judges: Sequence[str]) -> Curve:
         judge: _line([measured.cells[Rule(judge, how), measured.largest] for how in names], intervals=False)
         for judge in judges
     }
-    labels = (*(str(n) for n in LAST_N.values()), "all")
-    labels = (f"{labels[0]} (ORM)", *labels[1:-1], f"{labels[-1]} (PRM)")
-    return Curve(f"Best of {measured.largest} by the last n scores", series, _UNIT, axis="n", labels=labels)
+    labels = (*map(str, LAST_N.values()), "all")
+    axis = "last scores that are averaged (1: ORM, all: PRM)"
+    return Curve(f"Best of {measured.largest} by the last scores", series, _UNIT, axis=axis, labels=labels)
 
 
 def _by_dominance(measured: Measured) -> Curve:
@@ -63,8 +63,8 @@ def _by_dominance(measured: Measured) -> Curve:
         if rules:
             means = [sum(cells[rule].accuracy.value for rule in rules) / len(rules) for cells in groups.values()]
             series[name] = Series(range(len(means)), [100 * mean for mean in means])
-    title = f"Best of {measured.largest} by what the question can be answered from"
-    return Curve(title, series, _UNIT, axis="dominant", labels=tuple(groups))
+    axis = "what the question can be answered from"
+    return Curve(f"Best of {measured.largest} by dominance", series, _UNIT, axis=axis, labels=tuple(groups))
 
 
 def _line(cells: Sequence[Cell], *, intervals: bool) -> Series:

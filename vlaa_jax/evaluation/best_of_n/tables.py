@@ -50,7 +50,7 @@ def model_tables(measured: Measured) -> list[Table]:
     ]
     for title, groups in measured.splits.items():
         rows = [
-            [*_names(rule), *(_split(own[rule]) if rule in own else _EMPTY for own in groups.values())]
+            [*_names(rule), *(_split(rule, own[rule]) if rule in own else _EMPTY for own in groups.values())]
             for rule in measured.rules
         ]
         counts = [f"{name} ({max(cell.questions for cell in own.values())})" for name, own in groups.items()]
@@ -169,8 +169,9 @@ def _points(estimate: Estimate, *, sign: bool = False) -> str:
     return f"{value} [{low}, {high}]"
 
 
-def _split(cell: Cell) -> str:
-    return f"{100 * cell.accuracy.value:.1f} ({_points(cell.gain, sign=True)})"
+def _split(rule: Rule, cell: Cell) -> str:
+    gain = "" if rule.judge == MEAN else f" ({_points(cell.gain, sign=True)})"
+    return f"{_value(cell.accuracy.value)}{gain}"
 
 
 def _value(share: float) -> str:

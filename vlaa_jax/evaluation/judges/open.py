@@ -101,9 +101,8 @@ def open_judge(
         own = open_policy(local) if local else policy
         return LikelihoodJudge(own.model, own.encoder, name=text, dtype=own.dtype, rows=rows)
     if spec.kind == "untrained":
-        # A head of numbers scores steps; which ones it prefers says nothing.
-        policy_model = hf.load(local, dtype=None, place=place_parameter)
-        model, kind = reward_model.new_model(policy_model, seed=seed, place=place_parameter), "process"
+        start = hf.load(local, dtype=None, place=place_parameter)
+        model, kind = reward_model.new_model(start, seed=seed, place=place_parameter), "process"
     else:
         model, kind = reward_model.load(local, dtype=None, place=place_parameter)
     return RewardJudge(model, kind, open_directory(local), name=text, rows=rows, logits=logits)

@@ -20,7 +20,7 @@ PROMPT = pathlib.Path(__file__).parent / "prompts" / "rubric.txt"
 
 _SLOT = re.compile(r"\{(question|solution)\}")
 _SCORE = re.compile(r"overall[ \t]+score[ \t*_]*:(.*)", re.IGNORECASE)
-_NUMBER = re.compile(r"[ \t*_\[(]*([1-5])(?!\d)(.*)")
+_NUMBER = re.compile(r"[ \t*_\[(]*([1-5])(.*)")
 _REMINDER = (
     "\n\nThe second line must be 'Overall Score: ' and one of the numbers 1, 2, 3, 4, 5, with nothing behind it."
 )
