@@ -120,7 +120,14 @@ def _recipe() -> ConfigDict:
 
     config.rewards = ConfigDict()
     config.rewards.enabled = ("digit", "mcq", "math", "iou", "open_ended")
-    config.rewards.scorer = ""  # package.module:Class, needed for open-ended records
+    # Needed for open-ended records: package.module:Class, or a judge: process:DIR, outcome:DIR, rubric:MODEL.
+    config.rewards.scorer = ""
+    config.rewards.scorer_beta = 0.0  # steepness of the reward; 0: a class's own, a judge's is set by its scores
+    config.rewards.scorer_memory = "pinned_host"  # between uses a judge's weights wait there, or on the device
+    config.rewards.base_url = ""  # of the endpoint of a rubric judge, as http://localhost:8000/v1
+    config.rewards.key_variable = ""  # environment variable with its key; empty where it asks for none
+    config.rewards.process = ""  # process:DIR: the scores of steps are rewards too. Not in the paper
+    config.rewards.process_weight = 1.0  # of their advantages, beside those of whole completions
     config.rewards.strict = False  # also demand one think block before the answer and nothing else
     config.rewards.math_workers = 2
     config.rewards.shuffled = False  # a control: completions of a step change places in what they are rewarded for

@@ -8,6 +8,7 @@ from data_prep.digit_scenes import command as digit_scenes
 from data_prep.perplexity import rank, score
 from data_prep.released import command as released
 from data_prep.search import command as search
+from data_prep.vilbench import command as vilbench
 from vlaa_jax.errors import run_command
 
 
@@ -16,7 +17,7 @@ def main() -> int | None:
     parser = argparse.ArgumentParser(prog="python -m data_prep", description=__doc__)
     parser.set_defaults(takes_more=False)  # a config's fields, which the parser cannot know
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for module in (build, released, from_jsonl, digit_scenes, stats, show, check, leaks, score, rank, search):
+    for module in (build, released, from_jsonl, digit_scenes, stats, show, check, leaks, score, rank, search, vilbench):
         module.add_command(commands)
     arguments, more = parser.parse_known_args()
     if more and not arguments.takes_more:

@@ -20,7 +20,7 @@ import dataclasses
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from vlaa_jax.errors import InputError, check_output, run_command
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from vlaa_jax.evaluation.judges.rubric import Ask
     from vlaa_jax.processing.records import Record
     from vlaa_jax.processing.shards import RecordSource
-    from vlaa_jax.rewards import Scorer
+    from vlaa_jax.rewards import BatchScorer, Scorer
     from vlaa_jax.rollout.generate import Generator
     from vlaa_jax.training.saved_policy import SavedPolicy
 
@@ -64,7 +64,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=0, help="bound; by default that of the training, else 1024")
     parser.add_argument("--records", type=int, default=0, help="so many, spread evenly over the set; 0 for all")
     parser.add_argument("--images", choices=("own", "swapped", "blank"), default="own", help="pictures shown")
-    parser.add_argument("--scorer", metavar="MODULE:CLASS", help="judge of open-ended answers; by default the run's")
+    parser.add_argument(
+        "--scorer", metavar="NAME", help="MODULE:CLASS or a judge, of open-ended answers; by default the run's"
+    )
     parser.add_argument("--system", metavar="FILE", default="", help="another system message than in training")
     parser.add_argument("--skip-bad", action="store_true", help="go on without records that cannot be used")
     parser.add_argument("--batch", type=int, default=64, help="prompts at a time (default: %(default)s)")
@@ -140,15 +142,15 @@ def main() -> None:
     options = parse()
 
     from data_prep.digit_scenes import demo
+    from vlaa_jax.evaluation.judges.open_scorer import open_scorer
     from vlaa_jax.processing.shards import RecordSource
-    from vlaa_jax.rewards import load_scorer
     from vlaa_jax.training import settings
 
     settings.enable_compilation_cache(cache_folder() / "programs")
     # What is cheap to refuse comes before the weights.
     source = RecordSource(demo.data(options.data))
     scorer_name = options.scorer or (demo.SCORER if options.data.startswith("demo:") else "")
-    scorer = load_scorer(scorer_name) if scorer_name else None
+    scorer = open_scorer(scorer_name, answering=_answering(options)) if scorer_name else None
     if options.best_of:
         _best_of(options, source, scorer)
     else:
@@ -178,10 +180,14 @@ class _Asking:
     """A policy on the usable records of a shard set."""
 
     def __init__(
-        self, options: argparse.Namespace, source: "RecordSource", policy: "SavedPolicy", scorer: "Scorer | None"
+        self,
+        options: argparse.Namespace,
+        source: "RecordSource",
+        policy: "SavedPolicy",
+        scorer: "Scorer | BatchScorer | None",
     ):
         from vlaa_jax.evaluation.evaluate import Evaluator
-        from vlaa_jax.processing.index import build_index, count_by_verifier
+        from vlaa_jax.processing.index import build_index, places_of
         from vlaa_jax.rewards import check_gold
 
         self._options, self._policy = options, policy
@@ -190,8 +196,10 @@ class _Asking:
             raise InputError(f"{options.data}: {index.report()}; --skip-bad goes on without them")
         if index.report():
             print(f"skipped: {index.report()}")
-        if scorer is None and "open_ended" in count_by_verifier(index):
+        open_ended = places_of(index, "open_ended")
+        if scorer is None and len(open_ended):
             raise InputError(f"{options.data} has open-ended records: name their judge, --scorer=package.module:Class")
+        _settle(scorer, source, open_ended, options)
         self._evaluator = Evaluator(
             source,
             index,
@@ -223,14 +231,14 @@ class _Asking:
         return self._evaluator(self._weights, generator, mode), generator
 
 
-def _evaluate(options: argparse.Namespace, source: "RecordSource", scorer: "Scorer | None") -> None:
+def _evaluate(options: argparse.Namespace, source: "RecordSource", scorer: "Scorer | BatchScorer | None") -> None:
     from vlaa_jax.evaluation.compare import compare, tables, to_json
     from vlaa_jax.evaluation.tables import text_table
     from vlaa_jax.training.held_out import result_row
     from vlaa_jax.training.run_folder import replace_file
 
     policy = _open_policy(options)
-    asking = _Asking(options, source, policy, scorer or _own_scorer(policy))
+    asking = _Asking(options, source, policy, scorer or _own_scorer(options, policy))
     print(f"{policy.name} on {len(asking)} records of {options.data}, {options.images} pictures", flush=True)
     figures, lines = {}, []
     for mode, samples in (("greedy", 1), ("sampled", options.samples)):
@@ -257,7 +265,7 @@ def _evaluate(options: argparse.Namespace, source: "RecordSource", scorer: "Scor
         replace_file(options.json, f"{text}\n".encode())
 
 
-def _best_of(options: argparse.Namespace, source: "RecordSource", scorer: "Scorer | None") -> None:
+def _best_of(options: argparse.Namespace, source: "RecordSource", scorer: "Scorer | BatchScorer | None") -> None:
     from data_prep.digit_scenes import demo
     from data_prep.digit_scenes.step_truth import step_table
     from vlaa_jax.evaluation.best_of_n import run
@@ -270,11 +278,11 @@ def _best_of(options: argparse.Namespace, source: "RecordSource", scorer: "Score
     for name in names:
         check_judge(name, policy=has_policy, folder=demo.checkpoint)
     policy = _open_policy(options) if has_policy else None
-    scorer = scorer or (policy and _own_scorer(policy))
+    scorer = scorer or (policy and _own_scorer(options, policy))
     places = {source[place].id: place for place in range(len(source))}
     read = lambda name: source[places[name]]  # noqa: E731
     if options.responses:
-        answers, how = _from_files(options, places, read, policy, scorer)
+        answers, how = _from_files(options, source, places, read, policy, scorer)
     else:
         answers, how = _sampled(options, source, policy, scorer)
     own = policy and Policy(policy.model, policy.encoder, policy.dtype)
@@ -304,7 +312,7 @@ def _best_of(options: argparse.Namespace, source: "RecordSource", scorer: "Score
 
 
 def _sampled(
-    options: argparse.Namespace, source: "RecordSource", policy: "SavedPolicy", scorer: "Scorer | None"
+    options: argparse.Namespace, source: "RecordSource", policy: "SavedPolicy", scorer: "Scorer | BatchScorer | None"
 ) -> "tuple[list[Judged], str]":
     from vlaa_jax.evaluation.best_of_n.answered import Judged, from_results
 
@@ -320,10 +328,11 @@ def _sampled(
 
 def _from_files(
     options: argparse.Namespace,
+    source: "RecordSource",
     places: Mapping[str, int],
     read: "Callable[[str], Record]",
     policy: "SavedPolicy | None",
-    scorer: "Scorer | None",
+    scorer: "Scorer | BatchScorer | None",
 ) -> "tuple[list[Judged], str]":
     from vlaa_jax.evaluation.best_of_n.answered import read_responses, stored_scores, verify
 
@@ -333,31 +342,37 @@ def _from_files(
         for model, responses in read_responses(path, places).items():
             if any(model == other.model for other in answers):
                 raise InputError(f"--responses: {path} has responses of {model}, as another file has")
+            open_ended = [places[own.id] for own in responses if read(own.id).verifier == "open_ended"]
+            _settle(scorer, source, open_ended, options)
             judged = stored_scores(model, verify(responses, read, scorer=scorer, **more), responses)
             answers.append(judged if _STORED in options.judge else dataclasses.replace(judged, scores={}))
     counts = ", ".join(f"{len(own.questions)} of {own.model}" for own in answers)
     return answers, f"Answered questions: {counts}; from {', '.join(map(str, options.responses))}."
 
 
-def _own_scorer(policy: "SavedPolicy") -> "Scorer | None":
-    from vlaa_jax.rewards import load_scorer
+def _own_scorer(options: argparse.Namespace, policy: "SavedPolicy") -> "Scorer | BatchScorer | None":
+    from vlaa_jax.evaluation.judges.open_scorer import open_scorer
 
-    return load_scorer(policy.scorer) if policy.scorer else None
+    if not policy.scorer:
+        return None
+    return open_scorer(policy.scorer, beta=policy.scorer_beta, answering=_answering(options))
+
+
+def _settle(
+    scorer: "Scorer | BatchScorer | None", source: "RecordSource", places: Sequence[int], options: argparse.Namespace
+) -> None:
+    """A judge that no run has used as scorer gets its beta from the open-ended records that are evaluated."""
+    from vlaa_jax.evaluation.judges.open_scorer import settle_beta
+    from vlaa_jax.evaluation.judges.scorer import JudgeScorer
+
+    if isinstance(scorer, JudgeScorer) and len(places):
+        settle_beta(scorer, source, places, seed=options.seed)
 
 
 def _answering(options: argparse.Namespace) -> "Callable[[str], Ask]":
-    """What answers a rubric judge's prompts; replies are kept in the cache folder, which every run reads."""
-    from data_prep.answers.rubric import open_rubric
-    from data_prep.answers.section import POLICY
-    from data_prep.digit_scenes import demo
+    from data_prep.answers.rubric import kept_answering
 
-    return lambda model: open_rubric(
-        f"{POLICY}{demo.checkpoint(model.removeprefix(POLICY))}" if model.startswith(POLICY) else model,
-        base_url=options.endpoint,
-        key_variable=options.endpoint_key,
-        cache=str(cache_folder() / "judges"),
-        ledger=str(cache_folder() / "judges" / "ledger.sqlite"),
-    )
+    return kept_answering(options.endpoint, options.endpoint_key)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ DIR and the folder of SHARDS may be gs://bucket/folder (pip install 'vlaa_jax[gc
 import pathlib
 import shlex
 import sys
+from collections.abc import Callable
 
 from absl import flags
 from ml_collections import ConfigDict
@@ -93,8 +94,12 @@ def _run(arguments: list[str]) -> int:
         mesh = distributed.together(lambda: settings.mesh(config, devices))
         jax.set_mesh(mesh)
         sharding.meet(mesh)
-    tasks = {"grpo": GRPOTask, "sft": SFTTask, "prm": PRMTask}
-    task = distributed.together(lambda: tasks[recorded.task](config))
+    tasks = {
+        "grpo": lambda: GRPOTask(config, answering=_answering(config)),
+        "sft": lambda: SFTTask(config),
+        "prm": lambda: PRMTask(config),
+    }
+    task = distributed.together(tasks[recorded.task])
     try:
         report = train(task, workdir, recorded=recorded, command=command, profiled=profiled)
     except Interrupted as stop:
@@ -102,6 +107,25 @@ def _run(arguments: list[str]) -> int:
         return stop.exit_code
     print(f"report: {report}")
     return 0
+
+
+def _answering(config: ConfigDict) -> Callable[[str], Callable]:
+    """What answers the prompts of a rubric judge."""
+
+    def answering(model: str) -> Callable:
+        import jax
+
+        from data_prep.answers.rubric import kept_answering
+        from data_prep.answers.section import POLICY
+
+        if model.startswith(POLICY) and jax.device_count() > 1:
+            raise InputError(
+                f"config.rewards: rubric:{model} runs in this process on one device alone; serve it, and name the "
+                "endpoint as config.rewards.base_url"
+            )
+        return kept_answering(config.rewards.base_url, config.rewards.key_variable)(model)
+
+    return answering
 
 
 def _check_is_folder(workdir: str) -> None:

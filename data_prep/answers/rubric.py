@@ -1,17 +1,39 @@
 """A rubric judge's prompts, answered by an endpoint or by a policy in this process."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import PIL.Image
 
 from data_prep.answers.ledger import create_ledger
 from data_prep.answers.model import Answer, Request
 from data_prep.answers.open import Answerer, open_answerer
+from data_prep.answers.section import POLICY
+from data_prep.digit_scenes import demo
 from vlaa_jax.evaluation.judges.rubric import Ask, RubricPrompt
 from vlaa_jax.processing.images import decode
+from vlaa_jax.storage import cache_folder
 
 _GAP = 8  # white pixels between two pictures
+
+
+def kept_answering(base_url: str, key_variable: str) -> Callable[[str], Ask]:
+    """From the MODEL of a rubric judge to what answers it; replies are kept in the cache folder, which every run reads.
+
+    MODEL is a name that the endpoint knows, or `policy:DIR`, where DIR may be `demo`.
+
+    Args:
+      base_url, key_variable: of the endpoint.
+    """
+
+    def open_model(model: str) -> Ask:
+        if model.startswith(POLICY):
+            model = f"{POLICY}{demo.checkpoint(model.removeprefix(POLICY))}"
+        folder = cache_folder() / "judges"
+        ledger = str(folder / "ledger.sqlite")
+        return open_rubric(model, base_url=base_url, key_variable=key_variable, cache=str(folder), ledger=ledger)
+
+    return open_model
 
 
 def open_rubric(

@@ -60,6 +60,7 @@ RECIPE = {
     "optimizer.beta2": 0.999,
     "rewards.enabled": ("digit", "mcq", "math", "iou", "open_ended"),
     "rewards.scorer": "",
+    "rewards.process": "",
     "rewards.strict": False,
     "rewards.shuffled": False,
 }

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 
-import jax
 import pytest
 import tiny
 from resumable import end_at
@@ -22,22 +21,6 @@ from vlaa_jax.training.loop import Interrupted, train
 from vlaa_jax.training.sft_task import SFTTask
 
 STEPS = {"steps": 4, "checkpoint.every": 1}
-
-
-@pytest.fixture
-def programs(folder):
-    """Compiled quickly, and once for all runs here, those of other processes too."""
-    values = {
-        "jax_compilation_cache_dir": str(folder / "programs"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_disable_most_optimizations": True,
-    }
-    before = {name: jax.config.values[name] for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    yield folder / "programs"
-    for name, value in before.items():
-        jax.config.update(name, value)
 
 
 def killed(workdir: str, programs: pathlib.Path, cache: pathlib.Path, end: str, values: dict) -> str:

@@ -16,12 +16,14 @@ from vlaa_jax.processing.images import read_size
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.rewards import Request, Trace, accuracy, score_many
+from vlaa_jax.rewards import BatchScorer, Request, Scorer, Trace, accuracy, is_waiting, score_many, score_waiting
+from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.sampler import SamplingWeights
 from vlaa_jax.sharding import fetch_rows, own_rows, row_shards
 
 Images = Literal["own", "swapped", "blank"]
+_AT_ONCE = 256  # records whose pictures are in memory to be judged
 _NEAR = 50  # records among which pictures of the same size are looked for
 
 
@@ -67,8 +69,8 @@ class Evaluator:
         batch: int,
         records: int = 0,
         images: Images = "own",
-        scorer: Callable | None = None,
-        pool=None,
+        scorer: Scorer | BatchScorer | None = None,
+        pool: MathPool | None = None,
     ):
         """Chooses the records.
 
@@ -85,7 +87,7 @@ class Evaluator:
         self._encoder = encoder
         self.batch = -(-batch // row_shards()) * row_shards()
         self._images = images
-        self._verify = dict(scorer=scorer, pool=pool)
+        self._scorer, self._pool = scorer, pool
         good = self._good = index.good
         if records and records < len(good):
             good = good[np.linspace(0, len(good) - 1, records).astype(int)]
@@ -119,7 +121,22 @@ class Evaluator:
         for places in batches:
             check_stop()
             results |= self._answer(places, weights, generator)
-        return distributed.gather_rows(results)
+        return self._settle(distributed.gather_rows(results))
+
+    def _settle(self, results: list[Result]) -> list[Result]:
+        """Judges what waits for the chips (`rewards.score_waiting`), by the questions' own pictures."""
+        places = np.sort(self._places).tolist()
+        waiting = [i for i, result in enumerate(results) if any(is_waiting(answer.trace) for answer in result.answers)]
+        for start in range(0, len(waiting), _AT_ONCE):
+            chosen = waiting[start : start + _AT_ONCE]
+            records = distributed.together(lambda chosen=chosen: [self._source[places[i]] for i in chosen])
+            asked = [
+                (record, [answer.trace for answer in results[i].answers])
+                for i, record in zip(chosen, records, strict=True)
+            ]
+            for i, traces in zip(chosen, score_waiting(asked, self._scorer), strict=True):
+                results[i] = _with_traces(results[i], traces)
+        return results
 
     def _answer(self, places: list[int], weights: SamplingWeights, generator: Generator) -> dict[int, Result]:
         """Results of a batch that belong to this process, by place."""
@@ -141,7 +158,7 @@ class Evaluator:
             for b in real
             for text in texts[b]
         ]
-        traces = iter(distributed.together(lambda: score_many(requests, **self._verify)))
+        traces = iter(distributed.together(lambda: score_many(requests, scorer=self._scorer, pool=self._pool)))
         return {
             places[own[b]]: Result(
                 dataclasses.replace(records[b], images=()),
@@ -207,6 +224,11 @@ def summarise(results: list[Result]) -> dict[str, float]:
     out["length"] = float(np.mean([answer.length for result in results for answer in result.answers]))
     out["truncated"] = float(np.mean([answer.truncated for result in results for answer in result.answers]))
     return out
+
+
+def _with_traces(result: Result, traces: list[Trace]) -> Result:
+    answers = zip(result.answers, traces, strict=True)
+    return dataclasses.replace(result, answers=[dataclasses.replace(answer, trace=trace) for answer, trace in answers])
 
 
 def _scaled(encoded: bytes, size: tuple[int, int]) -> bytes:

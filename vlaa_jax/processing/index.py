@@ -123,6 +123,11 @@ def count_by_verifier(index: Index) -> dict[str, int]:
     return {name: counts[place] for place, name in enumerate(VERIFIERS) if counts[place]}
 
 
+def places_of(index: Index, verifier: str) -> np.ndarray:
+    """Where the usable records of a verifier lie in the shard set, rising."""
+    return index.good[index.verifier[index.good] == VERIFIERS.index(verifier)]
+
+
 def _problem(error: InputError, record_id: str) -> str:
     """The message without the record's id, which stands beside it."""
     text = str(error)

@@ -48,7 +48,7 @@ def score_many(
     requests: Sequence[Request],
     *,
     strict: bool = False,
-    scorer: open_ended.Scorer | None = None,
+    scorer: open_ended.Scorer | open_ended.BatchScorer | None = None,
     pool: MathPool | None = None,
 ) -> list[Trace]:
     """Scores completions, the mathematical ones side by side in the pool's processes while the others are scored here.
@@ -56,7 +56,7 @@ def score_many(
     Args:
       requests: the completions, of any mixture of verifiers.
       strict: the format gate also demands one think block before the answer block and nothing else.
-      scorer: judge of open-ended answers.
+      scorer: judge of open-ended answers; those of a `BatchScorer` are left waiting for `score_waiting`.
       pool: math workers; a pool of two that this process keeps when not given.
 
     Returns:
@@ -72,6 +72,51 @@ def score_many(
     return [next(math_traces if request.verifier == "math" else other_traces) for request in requests]
 
 
+def score_now(
+    requests: Sequence[Request],
+    *,
+    strict: bool = False,
+    scorer: open_ended.Scorer | open_ended.BatchScorer | None = None,
+    pool: MathPool | None = None,
+) -> list[Trace]:
+    """As `score_many`, and nothing is left waiting: for who has the chips, in a single process."""
+    traces = score_many(requests, strict=strict, scorer=scorer, pool=pool)
+    waiting = [place for place, trace in enumerate(traces) if is_waiting(trace)]
+    if waiting:
+        asked = [(requests[place].example, [traces[place]]) for place in waiting]
+        for place, (trace,) in zip(waiting, score_waiting(asked, scorer), strict=True):
+            traces[place] = trace
+    return traces
+
+
+def is_waiting(trace: Trace) -> bool:
+    """Whether `score_waiting` is to finish it."""
+    return trace.rule == open_ended.WAITING
+
+
+def score_waiting(asked: Sequence[tuple[Record, Sequence[Trace]]], scorer: open_ended.BatchScorer) -> list[list[Trace]]:
+    """Finishes what `score_many` left waiting; other traces stay as they are.
+
+    Args:
+      asked: records with the traces of their completions; the same on all processes of a run.
+      scorer: of `score_many`.
+
+    Raises:
+      InputError: the scorer has no beta, or as its judge raises.
+    """
+    began = time.perf_counter()
+    answers = [(record, [trace.extracted for trace in traces if is_waiting(trace)]) for record, traces in asked]
+    verdicts = iter([verdict for group in open_ended.judge_together(answers, scorer) for verdict in group])
+    each = (time.perf_counter() - began) / max(1, sum(len(group) for _, group in answers))
+
+    def finish(trace: Trace) -> Trace:
+        if not is_waiting(trace):
+            return trace
+        return Trace(**vars(next(verdicts)), extracted=trace.extracted, seconds=trace.seconds + each)
+
+    return [[finish(trace) for trace in traces] for _, traces in asked]
+
+
 def trace(
     verifier: str,
     completion: str,
@@ -85,7 +130,7 @@ def trace(
 ) -> Trace:
     """Scores one completion and says why; see `Request` and `score_many`."""
     request = Request(verifier, completion, gold, example, resizes)
-    return score_many([request], strict=strict, scorer=scorer, pool=pool)[0]
+    return score_now([request], strict=strict, scorer=scorer, pool=pool)[0]
 
 
 def score(
@@ -130,7 +175,7 @@ def check_gold(record: Record, *, pool: MathPool | None = None) -> None:
 
 
 def _start(
-    request: Request, strict: bool, scorer: open_ended.Scorer | None, pool: MathPool | None
+    request: Request, strict: bool, scorer: open_ended.Scorer | open_ended.BatchScorer | None, pool: MathPool | None
 ) -> Callable[[], Trace]:
     """Starts scoring one completion; the result waits for its trace."""
     began = time.perf_counter()
@@ -158,7 +203,7 @@ def _done(verdict: Verdict, began: float) -> Callable[[], tuple[Verdict, float]]
     return lambda: (verdict, seconds)
 
 
-def _judge(request: Request, answer: str, scorer: open_ended.Scorer | None) -> Verdict:
+def _judge(request: Request, answer: str, scorer: open_ended.Scorer | open_ended.BatchScorer | None) -> Verdict:
     example, gold = request.example, request.gold
     match request.verifier:
         case "digit":
@@ -173,6 +218,8 @@ def _judge(request: Request, answer: str, scorer: open_ended.Scorer | None) -> V
             open_ended.require_scorer([request.verifier], scorer)
             if example is None:
                 raise InputError("the open_ended verifier needs the record (`example`)")
+            if isinstance(scorer, open_ended.BatchScorer):
+                return Verdict(valid=True, rule=open_ended.WAITING)
             return open_ended.judge(answer, gold, example, scorer)
 
 

@@ -26,6 +26,8 @@ class Judged:
       texts: G completions.
       traces: G verdicts.
       lengths, ended: `[G]` of `Completions`.
+      step_places: G places `[S]` of the steps' last tokens (`processing.step_places`), where steps have rewards.
+      step_scores: G scores `[S]` of the steps, NaN for what could not be judged; empty until they are judged.
     """
 
     draw: int
@@ -36,6 +38,8 @@ class Judged:
     traces: list[Trace]
     lengths: np.ndarray
     ended: np.ndarray
+    step_places: Sequence[np.ndarray] = ()
+    step_scores: Sequence[np.ndarray] = ()
 
 
 def scores(judged: Sequence[Judged]) -> np.ndarray:
@@ -80,8 +84,10 @@ def sample_rows(judged: Sequence[Judged], advantage: np.ndarray) -> list[Mapping
 
     Args:
       judged: B groups.
-      advantage: `[B, G]`.
+      advantage: `[B, G]`; of `[B, G, C]` the first token's is shown.
     """
+    if advantage.ndim == 3:
+        advantage = advantage[..., 0]
     return [
         {
             "id": group.id,
@@ -94,7 +100,13 @@ def sample_rows(judged: Sequence[Judged], advantage: np.ndarray) -> list[Mapping
             "truncated": not bool(group.ended[g]),
             "advantage": float(advantage[b, g]),
             **trace_fields(group.traces[g]),
+            **({"step_scores": _numbers(group.step_scores[g])} if group.step_scores else {}),
         }
         for b, group in enumerate(judged)
         for g, text in enumerate(group.texts)
     ]
+
+
+def _numbers(values: np.ndarray) -> list[float | None]:
+    """For JSON, which has no NaN."""
+    return [None if np.isnan(value) else float(value) for value in values]

@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,8 +13,11 @@ from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.index import Index
 from vlaa_jax.processing.prompt_data import Drawn, PromptData, ReadAhead
+from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.rewards import Request, score_many
+from vlaa_jax.processing.step_places import step_places
+from vlaa_jax.rewards import BatchScorer, Request, Scorer, is_waiting, score_many, score_waiting
+from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Ended, Generator, Rollout, RowSteps, WholeRun
 from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
@@ -77,7 +79,9 @@ class Collector:
         source: RecordSource,
         index: Index,
         encoder: Encoder,
-        **verify: Any,
+        *,
+        scorer: Scorer | BatchScorer | None = None,
+        pool: MathPool | None = None,
     ):
         """Reads nothing yet.
 
@@ -85,7 +89,7 @@ class Collector:
           config: of the run.
           generator: samples.
           source, index, encoder: the shard set and how it becomes arrays.
-          verify: further arguments of `rewards.score_many`.
+          scorer, pool: see `rewards.score_many`.
 
         Raises:
           InputError: `config.rollout.oversample` is below 1, or `config.rollout.ahead` is without what it needs.
@@ -100,7 +104,7 @@ class Collector:
         if not config.rollout.oversample >= 1:
             raise InputError(f"config.rollout.oversample is {config.rollout.oversample}: expected 1 (off) or more")
         self._config, self._generator, self._index, self._encoder = config, generator, index, encoder
-        self._verify = verify
+        self._source, self._scorer, self._pool = source, scorer, pool
         self.data = PromptData(source, index, encoder, seed=config.seed)
         self._records = ReadAhead(self.data.draw)
 
@@ -190,8 +194,7 @@ class Collector:
             next(segments, None)
             judging.add(Ended(own[rows], *(array[rows] for array in arrays)), [sampled.drawn[row] for row in rows])
         collections.deque(segments, maxlen=0)
-        with clock.phase("verify"):
-            judged = judging.everywhere()
+        judged = self._settle(judging, clock)
         if run is not None:
             row_steps += run.rollout.row_steps
         experience = Experience(sampled.rollout, judged, [], self._shape(draw + np.arange(count)), row_steps)
@@ -224,8 +227,7 @@ class Collector:
         judging = _Judging(lambda *arguments: self._judge(*arguments, clock))
         for groups in clock.waits("rollout", run):
             judging.add(groups, [drawn[row] for row in np.searchsorted(own, groups.places)])
-        with clock.phase("verify"):
-            return run.rollout, judging.everywhere()
+        return run.rollout, self._settle(judging, clock)
 
     def _start(
         self,
@@ -258,18 +260,24 @@ class Collector:
 
     def _judge(self, groups: Ended, drawn: Sequence[Drawn], clock: Clock) -> list[Judged]:
         """Groups of this process."""
+        tokenizer = self._encoder.tokenizer
         with clock.phase("decode_text"):
-            texts = [
-                [self._encoder.tokenizer.decode(row[:n]) for row, n in zip(group, sizes, strict=True)]
+            tokens = [
+                [row[:n] for row, n in zip(group, sizes, strict=True)]
                 for group, sizes in zip(groups.tokens, groups.lengths, strict=True)
             ]
+            texts = [[tokenizer.decode(own) for own in group] for group in tokens]
+            in_steps = self._config.rewards.process
+            places = [[step_places(tokenizer, own) for own in group] if in_steps else [] for group in tokens]
         with clock.phase("verify"):
             requests = [
                 Request(d.record.verifier, text, d.record.answer, d.record, d.prompt.resizes)
                 for d, group in zip(drawn, texts, strict=True)
                 for text in group
             ]
-            traces = iter(score_many(requests, strict=self._config.rewards.strict, **self._verify))
+            traces = iter(
+                score_many(requests, strict=self._config.rewards.strict, scorer=self._scorer, pool=self._pool)
+            )
         return [
             Judged(
                 draw=d.draw,
@@ -280,9 +288,27 @@ class Collector:
                 traces=[next(traces) for _ in group],
                 lengths=groups.lengths[b],
                 ended=groups.ended[b],
+                step_places=places[b],
             )
             for b, (d, group) in enumerate(zip(drawn, texts, strict=True))
         ]
+
+    def _settle(self, judging: "_Judging", clock: Clock) -> list[Judged]:
+        """All groups, on every process; the chips are free, so what waits for them is judged too."""
+        with clock.phase("verify"):
+            judged = judging.everywhere()
+        waiting = [place for place, group in enumerate(judged) if any(map(is_waiting, group.traces))]
+        if waiting:
+            with clock.phase("judge"):
+                groups = [judged[place] for place in waiting]
+                asked = zip(self.records(groups), [group.traces for group in groups], strict=True)
+                for place, traces in zip(waiting, score_waiting(list(asked), self._scorer), strict=True):
+                    judged[place] = dataclasses.replace(judged[place], traces=traces)
+        return judged
+
+    def records(self, groups: Sequence[Judged]) -> list[Record]:
+        """Those of some groups, on every process."""
+        return distributed.together(lambda: [self._source[self.data.place(group.draw)] for group in groups])
 
 
 def _replace(rollout: Rollout, other: Rollout, source: Sequence[int]) -> Rollout:

@@ -41,7 +41,7 @@ class Scored:
     Attributes:
       old: `[B, G, C]` log-probabilities of the sampling policy, fixed for all updates of a step.
       reference: `[B, G, C]` of the frozen start, None without a KL penalty.
-      advantages: `[B, G]`.
+      advantages: `[B, G]`, or `[B, G, C]` where steps have rewards of their own.
       mask: `[B, G, C]` tokens that count.
       importance: `[B, G, C]` weights for sampler/trainer mismatch, None for 1.
     """

@@ -71,10 +71,11 @@ def step_shapes(config: ConfigDict, prompts: Rows, rollout: RolloutPrograms) -> 
         completions.lengths,
     )
     number = completions.log_probability
+    rewarded = number.shape if config.rewards.process else number.shape[:2]
     return groups, Scored(
         old=number,
         reference=None,
-        advantages=rows_of(jax.ShapeDtypeStruct(number.shape[:2], jnp.float32)),
+        advantages=rows_of(jax.ShapeDtypeStruct(rewarded, jnp.float32)),
         mask=rows_of(jax.ShapeDtypeStruct(number.shape, jnp.bool_)),
         importance=number if config.objective.importance_cap else None,
     )

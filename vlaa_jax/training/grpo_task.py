@@ -14,6 +14,9 @@ from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
 from vlaa_jax.ahead import Program
+from vlaa_jax.evaluation.judges.open import Answering
+from vlaa_jax.evaluation.judges.open_scorer import settle_beta
+from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
@@ -21,8 +24,8 @@ from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weig
 from vlaa_jax.objectives.kl import update_kl_coefficient
 from vlaa_jax.objectives.shared_prompt import SharedRows, row_bucket
 from vlaa_jax.processing.batches import buckets_in_use
-from vlaa_jax.processing.records import VERIFIERS
-from vlaa_jax.rewards import load_scorer, require_scorer
+from vlaa_jax.processing.index import places_of
+from vlaa_jax.rewards import require_scorer
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.decode import Completions
 from vlaa_jax.rollout.generate import Rollout
@@ -43,6 +46,7 @@ from vlaa_jax.training.grpo import (
 )
 from vlaa_jax.training.grpo_programs import grpo_programs
 from vlaa_jax.training.held_out import HeldOutAnswers
+from vlaa_jax.training.process_rewards import ProcessRewards, process_metrics
 from vlaa_jax.training.task import StepReport
 
 # Seeds of the step's own permutations must differ from those of the data's epochs.
@@ -53,14 +57,24 @@ _BUCKETS = ("prompt_buckets", "window_buckets", "row_buckets")  # among the numb
 class GRPOTask:
     """Group relative policy optimisation with the mixed reward (VLAA-Thinking, section 4)."""
 
-    def __init__(self, config: ConfigDict):
+    def __init__(self, config: ConfigDict, *, answering: Answering | None = None):
+        """Loads policy, records and judges.
+
+        Args:
+          config: of the run.
+          answering: from the MODEL of a rubric judge to what answers its prompts.
+
+        Raises:
+          InputError: a field, a record or a file is not as it must be.
+        """
         self.config = config
         self._counts = grpo_sizes(config, row_shards())
         self._objective, self._policy = settings.objective(config), settings.policy(config)
         model, self.encoder = settings.load_policy(config)
         self.sizes = model.config
         self.source, self.index = settings.open_records(config, "train", self.encoder)
-        self.scorer = load_scorer(config.rewards.scorer) if config.rewards.scorer else None
+        self.scorer = settings.scorer(config, answering)
+        self._process = ProcessRewards(config, answering) if config.rewards.process else None
         verifiers = {name for name in config.rewards.enabled if self._occurs(name)}
         require_scorer(verifiers, self.scorer)
         self.pool = MathPool(config.rewards.math_workers)
@@ -99,6 +113,7 @@ class GRPOTask:
         if distributed.is_first():
             chosen = (f"{name.replace('_', ' ')} {', '.join(map(str, self.numbers[name]))}" for name in _BUCKETS)
             print("; ".join(chosen), flush=True)
+        self._begin_scorer()
         sampling = settings.sampling(config, self.encoder.tokenizer.end_tokens, self.sizes)
         buckets = self.numbers["prompt_buckets"], self.numbers["window_buckets"]
         self._generator = settings.generator(config, sampling, self._counts.batch, buckets)
@@ -110,8 +125,22 @@ class GRPOTask:
             completions = Completions(**self.waiting)
             self._ahead = self._collector.sampled_before(self.model, self.numbers["draws"], completions)
 
+    def _begin_scorer(self) -> None:
+        """A judge gets what its scores hang on beside its weights; a run that goes on has it from its checkpoint."""
+        if not isinstance(self.scorer, JudgeScorer):
+            return
+        self.scorer.references = self.numbers.setdefault("scorer_references", {})
+        if "scorer_beta" in self.numbers:
+            self.scorer.beta = self.numbers["scorer_beta"]
+        elif self._occurs("open_ended"):
+            settle_beta(self.scorer, self.source, places_of(self.index, "open_ended"), seed=self.config.seed)
+            self.numbers["scorer_beta"] = self.scorer.beta
+
     def step(self, number: int, clock: Clock, check_stop: Callable[[], None]) -> StepReport:
         config = self.config
+        if isinstance(self.scorer, JudgeScorer):
+            # A step that is stopped must leave nothing: done again, it scores the same references in the same batches.
+            self.scorer.references = dict(self.scorer.references)
         ahead = None
         if config.rollout.ahead:
             experience, ahead = self._collector.collect_ahead(
@@ -120,6 +149,9 @@ class GRPOTask:
         else:
             experience = self._collector.collect(self.model, self.numbers["draws"], clock, check_stop)
         rollout, judged = experience.rollout, experience.judged
+        if self._process is not None:
+            with clock.phase("judge"):
+                judged = self._process.score(judged, self._collector.records(judged))
         with clock.phase("score"):
             check_stop()
             rewards = scores(judged)
@@ -129,7 +161,8 @@ class GRPOTask:
             if config.rewards.shuffled:
                 generator = np.random.default_rng([config.seed, _SHUFFLED_REWARDS, number])
                 learnt = generator.permutation(rewards.ravel()).reshape(rewards.shape)
-            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths)
+            of_steps = None if self._process is None else self._process.advantages(judged)
+            groups, scored = self._score(rollout, learnt, prompt_lengths, lengths, of_steps)
         outcome = self._update(number, groups, scored, prompt_lengths, lengths, clock)
 
         with clock.phase("summarise"):
@@ -139,6 +172,12 @@ class GRPOTask:
             if config.rollout.oversample > 1:
                 metrics["rollout/prompts"] = len(experience.all)
                 metrics["rollout/kept_share"] = experience.kept_share
+            if isinstance(self.scorer, JudgeScorer):
+                self.numbers["scorer_references"] = self.scorer.references
+                unread = sum(trace.rule == "unread" for group in experience.all for trace in group.traces)
+                metrics |= {"scorer_beta": self.scorer.beta, "scorer_unread": unread}
+            if self._process is not None:
+                metrics |= process_metrics(judged)
             if experience.row_steps.ran:
                 metrics["rollout/wasted_row_steps"] = experience.row_steps.wasted
             metrics |= self._padding(experience)
@@ -184,13 +223,17 @@ class GRPOTask:
         )
 
     def _occurs(self, verifier: str) -> bool:
-        place = VERIFIERS.index(verifier)
-        return bool((self.index.verifier[self.index.good] == place).any())
+        return len(places_of(self.index, verifier)) > 0
 
     def _score(
-        self, rollout: Rollout, rewards: np.ndarray, prompts: np.ndarray, lengths: np.ndarray
+        self,
+        rollout: Rollout,
+        rewards: np.ndarray,
+        prompts: np.ndarray,
+        lengths: np.ndarray,
+        of_steps: jax.Array | None = None,
     ) -> tuple[Groups, Scored]:
-        """Everything the updates of this step read.
+        """Everything the updates of this step read; advantages of steps `[B, G, C]` add to those of completions.
 
         Sampled one step ahead, completions come from older weights mu. Then old is the policy before this step's first
         update, and the importance weight leads from mu to it, so that the loss of a token is
@@ -204,15 +247,16 @@ class GRPOTask:
         groups = Groups(rollout.rows, rollout.features, completions.tokens, completions.lengths)
         mask = jnp.arange(completions.tokens.shape[-1]) < completions.lengths[..., None]
         old = completions.log_probability
+        of_completions = advantages(
+            place_rows(rewards[own_rows(len(rewards))]),
+            baseline=section.advantage_baseline,
+            scale=section.advantage_scale,
+            epsilon=section.advantage_epsilon,
+        )
         scored = Scored(
             old=old,
             reference=None,
-            advantages=advantages(
-                place_rows(rewards[own_rows(len(rewards))]),
-                baseline=section.advantage_baseline,
-                scale=section.advantage_scale,
-                epsilon=section.advantage_epsilon,
-            ),
+            advantages=of_completions if of_steps is None else of_completions[..., None] + of_steps,
             mask=truncation_mask(mask, ~completions.ended) if section.mask_truncated else mask,
             importance=old if section.importance_cap else None,
         )

@@ -163,8 +163,8 @@ class _Loop:
           Stopped: the run was asked to stop; `save_last_step` is to follow.
         """
         task = self._task
+        task.begin()
         if self._done < task.steps:
-            task.begin()
             # The evaluation before needs few of them, and the rest is ready when it is done.
             ahead = distinct([*self._evaluation.programs(), *task.programs()])
             with compiling(ahead, self._progress.say) as programs:

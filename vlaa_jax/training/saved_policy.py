@@ -36,7 +36,8 @@ class SavedPolicy:
       new_tokens: bound on a completion there.
       step: of the run; 0 for a directory.
       prompt_sha256: conversation that it was trained with, '' where unknown.
-      scorer: of its run, `package.module:Class`; '' for a directory.
+      scorer: of its run, as `open_scorer` reads it; '' for a directory.
+      scorer_beta: that its run settled on; 0 for the scorer's own.
     """
 
     name: str
@@ -48,6 +49,7 @@ class SavedPolicy:
     step: int = 0
     prompt_sha256: str = ""
     scorer: str = ""
+    scorer_beta: float = 0.0
 
     def warning(self) -> str:
         """One sentence when this is not the conversation of its training, '' when it is or nothing is known."""
@@ -159,7 +161,13 @@ def from_run(folder: RunFolder, config: ConfigDict, *, step: int | None = None, 
         step=step,
         prompt_sha256=folder.header()["prompt_sha256"],
         scorer=config.rewards.scorer,
+        scorer_beta=_scorer_beta(folder, config),
     )
+
+
+def _scorer_beta(folder: RunFolder, config: ConfigDict) -> float:
+    settled = (row["scorer_beta"] for row in folder.metrics() if "scorer_beta" in row)
+    return next(settled, config.rewards.get("scorer_beta", 0.0))
 
 
 def _read_note(path: pathlib.Path) -> dict:

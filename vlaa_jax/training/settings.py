@@ -12,6 +12,8 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.evaluation.judges.open import Answering
+from vlaa_jax.evaluation.judges.open_scorer import open_scorer
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.layers import REMAT_POLICIES
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
@@ -25,7 +27,7 @@ from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.index import Index, build_index, usable
 from vlaa_jax.processing.records import VERIFIERS
 from vlaa_jax.processing.shards import RecordSource
-from vlaa_jax.rewards import check_gold
+from vlaa_jax.rewards import BatchScorer, Scorer, check_gold
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import TRAINING
@@ -231,6 +233,25 @@ def on_host(config: ConfigDict, field: str) -> bool:
     if value not in ("device", "pinned_host"):
         raise InputError(f"config.{field} is {value!r}: expected 'device' or 'pinned_host'")
     return value == "pinned_host"
+
+
+def scorer(config: ConfigDict, answering: Answering | None = None) -> Scorer | BatchScorer | None:
+    """`config.rewards.scorer`, None where it names none.
+
+    Args:
+      config: of the run.
+      answering: see `open_judge`.
+
+    Raises:
+      InputError: it cannot be opened, or a field beside it has a wrong value.
+    """
+    section = config.rewards
+    if not section.scorer_beta >= 0:
+        raise InputError(f"config.rewards.scorer_beta is {section.scorer_beta}: expected a number above 0, or 0")
+    if not section.scorer:
+        return None
+    host = on_host(config, "rewards.scorer_memory")
+    return open_scorer(section.scorer, beta=section.scorer_beta, on_host=host, answering=answering)
 
 
 def start_training(

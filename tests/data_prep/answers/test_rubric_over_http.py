@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from data_prep.answers.ledger import open_ledger
-from data_prep.answers.rubric import one_picture, open_rubric
+from data_prep.answers.rubric import kept_answering, one_picture, open_rubric
 from vlaa_jax.evaluation.judges.judge import Question
 from vlaa_jax.evaluation.judges.open import open_judge
+from vlaa_jax.evaluation.judges.open_scorer import open_scorer
 from vlaa_jax.processing.records import Record
 
 
@@ -71,6 +72,15 @@ def test_an_endpoint_that_does_not_answer_leaves_the_score_unknown(server, tmp_p
     ((scores,),) = judge([Question(ONE, ("Step 1: centre 3",))])
     assert np.isnan(scores).all()
     assert judge.problems == {"asked once more": 1, "no score in the reply": 1}
+
+
+def test_as_a_scorer_it_gives_the_mean_grade_and_finds_its_replies_again(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLAA_JAX_CACHE", str(tmp_path))
+    server.reply = grades
+    for _ in range(2):
+        scorer = open_scorer("rubric:grader", answering=kept_answering(server.base_url, ""))
+        assert scorer.score_batch([(ONE, [RESPONSE, "three"])]) == [[3.5, 2.0]]
+    assert server.asked == {"grader": 3}
 
 
 def test_pictures_stand_side_by_side_on_white():

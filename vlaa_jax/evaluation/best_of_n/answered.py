@@ -17,7 +17,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.evaluate import Result
 from vlaa_jax.processing.images import Resize, read_size
 from vlaa_jax.processing.records import Record
-from vlaa_jax.rewards import MathPool, Request, Scorer, Trace, accuracy, score_many
+from vlaa_jax.rewards import MathPool, Request, Scorer, Trace, accuracy, score_now
 
 _AT_ONCE = 256  # questions whose pictures are in memory
 
@@ -176,16 +176,16 @@ def verify(
       read: a record with its images, by its id.
       resize: how the model that answered saw a picture of some size; boxes in pixels are in its pixels. By default it
         saw the stored one.
-      scorer, pool: see `rewards.score_many`.
+      scorer, pool: see `rewards.score_now`.
 
     Raises:
-      InputError: as `rewards.score_many`.
+      InputError: as `rewards.score_now`.
     """
     out: list[Answered] = []
     for start in range(0, len(responses), _AT_ONCE):
         chosen = [(read(own.id), own) for own in responses[start : start + _AT_ONCE]]
         requests = [request for record, own in chosen for request in _requests(record, own, resize)]
-        traces = iter(score_many(requests, scorer=scorer, pool=pool))
+        traces = iter(score_now(requests, scorer=scorer, pool=pool))
         for record, own in chosen:
             of_texts = tuple(next(traces) for _ in own.texts)
             greedy = None if own.greedy is None else (own.greedy, next(traces))

@@ -19,7 +19,12 @@ _CHUNK = 1024  # tokens whose logits exist at once
 
 
 class LikelihoodJudge(ModelJudge):
-    """Scores by a policy, asked as it is asked to answer: with the verifier's instruction, at temperature 1."""
+    """Scores by a policy, asked as it is asked to answer: with the verifier's instruction, at temperature 1.
+
+    Attributes:
+      name, whole, problems: see `Judge`.
+      model: the policy; in the training layout, on the chips, whenever the judge is called.
+    """
 
     def __init__(
         self,
@@ -39,7 +44,7 @@ class LikelihoodJudge(ModelJudge):
           dtype: of the computation; by default that of the embedding.
         """
         super().__init__(encoder, name=name, whole=False, rows=rows, longest=longest)
-        self._model = model
+        self.model = model
         self._dtype = jnp.dtype(dtype or model.language.embedding[...].dtype).name
 
     def shown(self, record: Record) -> Record:
@@ -58,7 +63,7 @@ class LikelihoodJudge(ModelJudge):
         return np.concatenate(tokens), np.cumsum([len(own) for own in tokens], dtype=np.int32) - 1
 
     def program(self, batch: Solutions) -> jax.Array:
-        return _log_probabilities(self._model, batch, dtype=self._dtype)
+        return _log_probabilities(self.model, batch, dtype=self._dtype)
 
     def read(self, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
         sums = np.cumsum(values)[ends]

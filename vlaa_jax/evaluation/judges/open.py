@@ -20,6 +20,9 @@ from vlaa_jax.processing.conversation import load_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.sharding import place_parameter
 
+Answering = Callable[[str], Ask]
+"""From the MODEL of a rubric judge to what answers its prompts."""
+
 # Beside the weights of an export: how its model was asked in training.
 _SYSTEM, _NOTE = "system_prompt.txt", "vlaa_jax.json"
 
@@ -66,7 +69,7 @@ def open_judge(
     text: str,
     *,
     policy: Policy | None = None,
-    answering: Callable[[str], Ask] | None = None,
+    answering: Answering | None = None,
     folder: Callable[[str], str] = str,
     rows: int = 8,
     logits: bool = False,
