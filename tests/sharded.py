@@ -16,10 +16,10 @@ import tiny
 from vlaa_jax.models.attention import SharedPrompt, splash_attention
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
 from vlaa_jax.objectives.grpo import GRPOObjective
+from vlaa_jax.objectives.shared_prompt import SharedRows
 from vlaa_jax.processing.batches import pad_prompts
 from vlaa_jax.sharding import TRAINING, make_mesh, over_rows, parameter_shardings, place_rows, row_specs
 from vlaa_jax.training.grpo import Groups, Policy, Scored, group_loss, take_groups
-from vlaa_jax.objectives.shared_prompt import SharedRows
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 

@@ -14,11 +14,11 @@ from jax.sharding import Mesh
 
 from vlaa_jax.models.qwen2_5_vl import hf
 from vlaa_jax.objectives.grpo import GRPOObjective
+from vlaa_jax.objectives.shared_prompt import SharedRows
 from vlaa_jax.processing.batches import Rows
 from vlaa_jax.processing.vision_plan import VisionArrays
 from vlaa_jax.sharding import TRAINING, make_mesh, parameter_shardings, row_shardings
 from vlaa_jax.training.grpo import Policy, Scored, group_loss
-from vlaa_jax.objectives.shared_prompt import SharedRows
 from vlaa_jax.training.state import create_state
 from vlaa_jax.training.updates import Updater
 

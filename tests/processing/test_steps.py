@@ -15,7 +15,10 @@ pytestmark = pytest.mark.quick
         ("", []),
         (" \n\n ", []),
         ("Step 1: a\nStep 2: b", ["Step 1: a", "Step 2: b"]),
-        ("First of all.\nStep 1: a\n\nmore of it\n step 2. b ", ["First of all.\nStep 1: a\n\nmore of it", "step 2. b"]),
+        (
+            "First of all.\nStep 1: a\n\nmore of it\n step 2. b ",
+            ["First of all.\nStep 1: a\n\nmore of it", "step 2. b"],
+        ),
         ("It is as in Step 1: no line begins so", ["It is as in Step 1: no line begins so"]),
         ("one\ntwo\n \n\nthree", ["one\ntwo", "three"]),
         (
