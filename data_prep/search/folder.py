@@ -15,6 +15,8 @@ from vlaa_jax.errors import InputError
 
 SETTINGS = "search.json"  # what the trees were made from
 REPORT = "report.json"  # written last
+# Not compared: the same policy and questions, known by their contents, may lie elsewhere when a search goes on.
+_WHERE = ("config.model.checkpoint", "config.data.questions")
 
 
 class SearchFolder:
@@ -41,7 +43,7 @@ class SearchFolder:
         if path.exists():
             before, now = _flat(self.settings()), _flat(json.loads(text))
             for field in sorted(before.keys() | now.keys()):
-                if before.get(field) != now.get(field):
+                if before.get(field) != now.get(field) and field not in _WHERE:
                     raise InputError(
                         f"{field} is {now.get(field)!r}, but the trees in {self.path} were made with "
                         f"{before.get(field)!r}: name another folder with --out"

@@ -50,7 +50,7 @@ def test_heads_differ_by_seed_and_not_by_call(policy):
 
 
 def test_a_policy_is_no_reward_model(policy):
-    with pytest.raises(InputError, match="no reward model: expected reward_head.safetensors"):
+    with pytest.raises(InputError, match=r"no reward model: expected reward_head\.safetensors"):
         reward_model.load(policy)
 
 
@@ -79,5 +79,5 @@ def test_a_head_that_does_not_fit_is_refused(policy, tmp_path, head, metadata, m
 
 def test_a_damaged_head_is_named(policy, tmp_path):
     (tmp_path / reward_model.HEAD).write_bytes(b"no tensors")
-    with pytest.raises(InputError, match="reward_head.safetensors is damaged"):
+    with pytest.raises(InputError, match=r"reward_head\.safetensors is damaged"):
         reward_model.load(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 from small_search import FakePolicy, config
@@ -139,6 +140,17 @@ def test_a_finished_search_is_left_alone_and_another_one_refused(finished, searc
     with pytest.raises(InputError, match=r"^config\.search\.rollouts is 2, but the trees in .* were made with 3: name"):
         searching.run(finished, search__rollouts=2)
     assert contents(finished) == before
+
+
+def test_policy_and_questions_may_lie_elsewhere(finished, searching, tmp_path, capsys):
+    shutil.copytree(finished, tmp_path / "moved")
+    path = tmp_path / "moved" / "search.json"
+    made_from = json.loads(path.read_text())
+    made_from["config"]["model"]["checkpoint"] = "/elsewhere/policy"
+    made_from["config"]["data"]["questions"] = "/elsewhere/shards:rl"
+    path.write_text(json.dumps(made_from))
+    assert searching.run(tmp_path / "moved").calls == 0
+    assert "this search is finished" in capsys.readouterr().out
 
 
 def test_a_folder_with_something_else_is_not_written_to(searching, tmp_path):
