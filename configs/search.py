@@ -27,6 +27,7 @@ def get_config(arg: str = "demo") -> ConfigDict:
 
 def _large() -> ConfigDict:
     config = ConfigDict()
+    config.task = "search"
     config.seed = 0  # of the questions drawn, of all samples and of what is held out
 
     config.model = ConfigDict()

@@ -2,6 +2,7 @@
 
 python launch/tpu_compile.py --config=configs/grpo_mixed.py:3b --topology=v5e:4x4
 python launch/tpu_compile.py --config=configs/grpo_mixed.py:7b --topology=v6e-16 --search --json=plan.json
+python launch/tpu_compile.py --config=configs/search.py:3b --topology=v5e:4x4
 
   --config=FILE.py[:PRESET]   as for launch/tpu_train.py; shapes come from the preset, or from a checkpoint that is set
   --config.FIELD=VALUE        sets any field of it
@@ -15,11 +16,17 @@ It needs libtpu (pip install -e '.[plan]') and no TPU. Exit code 1: a program do
 import json
 import pathlib
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
+from ml_collections import ConfigDict
 
 from vlaa_jax.config_file import config_name, read_config
 from vlaa_jax.errors import InputError, check_output, run_command
+
+if TYPE_CHECKING:
+    from vlaa_jax.models.qwen2_5_vl import ModelConfig
+    from vlaa_jax.rollout.generate import Generator
 
 _TOPOLOGY = flags.DEFINE_string("topology", None, "the slice")
 _JSON = flags.DEFINE_string("json", None, "file for the result")
@@ -35,7 +42,7 @@ def main() -> int:
         sys.argv,
         accepted="--topology=..., --json=... or --search",
         example="configs/grpo_mixed.py",
-        tasks=("grpo", "sft", "prm"),
+        tasks=("grpo", "sft", "prm", "search"),
         needed={},
     )
     if not _TOPOLOGY.value:
@@ -59,10 +66,15 @@ def main() -> int:
     sizes = read_sizes(checkpoint) if checkpoint not in ("", "demo") else preset(name)
     say = lambda line: print(line, file=sys.stderr, flush=True)  # noqa: E731
     print(f"{config.task} {name} on {topology.describe()}", flush=True)
+    if _SEARCH.value and config.task == "search":
+        raise InputError("--search finds the batches of a training: it does not go with configs/search.py")
     if _SEARCH.value:
         config = plan.search(config, sizes, topology, devices, say=say)
     print(tables.heading(config, sizes), flush=True)
-    rows = list(plan.plan(config, sizes, topology, devices, say=say))
+    if config.task == "search":
+        rows = list(plan.plan_search(config, _rollouts(config, sizes), sizes, topology, devices, say=say))
+    else:
+        rows = list(plan.plan(config, sizes, topology, devices, say=say))
     table = tables.table(rows, task=config.task)
     print(f"\n{text_table(table)}\n")
     for row in rows:
@@ -73,6 +85,16 @@ def main() -> int:
     if out:
         out.write_text(json.dumps([row.json() for row in rows], indent=1) + "\n")
     return 0 if all(row.fits for row in rows) else 1
+
+
+def _rollouts(config: ConfigDict, sizes: "ModelConfig") -> "Generator":
+    """What samples the rollouts of a tree search, at its largest sizes."""
+    from data_prep.search import settings
+    from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
+
+    settings.check(config)
+    buckets = (longest_prompt(config),), (most_windows(config),)
+    return settings.generator(config, (sizes.image_token,), sizes, buckets)  # which tokens end changes no program
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def _config_file(name: str) -> SimpleNamespace:
 
 
 grpo_mixed, sft, prm = _config_file("grpo_mixed"), _config_file("sft"), _config_file("prm")
+search = _config_file("search")
 
 # Widths that occur nowhere else, so that a shape tells which tower an array belongs to.
 SIZES = ModelConfig(

@@ -103,6 +103,12 @@ def row_shards() -> int:
     return 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in ROWS)
 
 
+def evenly(count: int) -> int:
+    """The smallest number of rows, at least `count`, that the chips share evenly."""
+    shards = row_shards()
+    return -(-count // shards) * shards
+
+
 def parameter_shardings(tree: Tree, mesh: Mesh, rules: Rules) -> Tree:
     """Where each leaf of a tree of parameters lies: a model, its moments, its gradients.
 

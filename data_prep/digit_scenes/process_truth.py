@@ -4,7 +4,7 @@ import functools
 from collections.abc import Sequence
 
 from data_prep.digit_scenes import builder, demo
-from data_prep.digit_scenes.traces import check_trace
+from data_prep.digit_scenes.traces import check_steps
 from vlaa_jax.processing.records import ProcessRecord, Record
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.processing.steps import join_steps, split_steps
@@ -26,9 +26,7 @@ def first_wrong_step(record: Record, steps: Sequence[str]) -> int | None:
     Returns:
       None where a step of no known form comes before: nobody knows whether it is true.
     """
-    verdicts = iter(check_trace(record, "\n".join(steps)))
-    # Facts of a step are checked after those of the steps before it; one alone tells how many there are.
-    facts = [[next(verdicts) for _ in check_trace(record, step)] for step in steps]
+    facts = check_steps(record, steps)
     if steps and "<answer>" in steps[-1] and record.verifier in _JUDGED:
         facts[-1].append(score(record.verifier, join_steps(steps), record.answer, example=record) >= _RIGHT)
     for place, of_step in enumerate(facts):

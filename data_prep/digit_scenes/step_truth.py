@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_prep.digit_scenes.traces import check_trace
+from data_prep.digit_scenes.traces import check_steps
 from vlaa_jax.evaluation.best_of_n.answered import Judged
 from vlaa_jax.evaluation.step_judgement import HALF, first_below, first_wrong_auroc, first_wrong_f1
 from vlaa_jax.evaluation.tables import Table
@@ -24,10 +24,7 @@ def first_wrong_step(record: Record, response: str) -> tuple[list[int], int] | N
       Places of the steps among all, and the place of the first wrong one among these, -1 for none. None where there is
       no such step, or one of no known form before the first wrong one: nobody knows whether it is true.
     """
-    steps = split_steps(response)
-    found = iter(check_trace(record, "\n".join(steps)))
-    # Facts of a step are checked after those of the steps before it; one alone tells how many there are.
-    facts = [[next(found) for _ in check_trace(record, step)] for step in steps]
+    facts = check_steps(record, split_steps(response))
     places = [place for place, own in enumerate(facts) if own]
     for number, place in enumerate(places):
         if False in facts[place]:

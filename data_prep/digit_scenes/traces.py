@@ -152,6 +152,15 @@ def check_trace(record: Record, text: str) -> list[bool | None]:
     return [scene.check(match[1].strip()) for line in text.splitlines() if (match := _STEP.fullmatch(line.strip()))]
 
 
+def check_steps(record: Record, steps: Sequence[str]) -> list[list[bool | None]]:
+    """`check_trace` of the steps of a solution (`steps.split_steps`): the verdicts of each, none for one without facts.
+
+    Facts of a step are checked after those of the steps before it.
+    """
+    verdicts = iter(check_trace(record, "\n".join(steps)))
+    return [[next(verdicts) for _ in check_trace(record, step)] for step in steps]  # one alone tells how many
+
+
 class _SceneFacts:
     """What may still be said about a scene, line by line."""
 

@@ -85,7 +85,7 @@ def score_records(
     from vlaa_jax.processing.prompt_data import ReadAhead
     from vlaa_jax.processing.shards import RecordSource
     from vlaa_jax.rewards import check_gold
-    from vlaa_jax.sharding import make_mesh, place_parameter, row_shards
+    from vlaa_jax.sharding import evenly, make_mesh, place_parameter
 
     if out.exists():
         raise InputError(f"--out: {out} exists already: nothing was scored")
@@ -98,7 +98,7 @@ def score_records(
     devices = jax.devices()
     mesh = make_mesh(devices, key_value_heads=sizes.text.key_value_heads)
     with jax.set_mesh(mesh) if len(devices) > 1 else contextlib.nullcontext():
-        batch = -(-batch // row_shards()) * row_shards()
+        batch = evenly(batch)
         batches = plan_batches(index, batch)
         parts = [source.fingerprint, _identity(directory), batch, span, max_pixels]
         key = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]

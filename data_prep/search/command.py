@@ -59,7 +59,7 @@ def _search(arguments: argparse.Namespace) -> None:
         ["search", f"--config={arguments.config}", *arguments.more],
         accepted="--out=..., --trees=... or --worker=...",
         example="configs/search.py",
-        tasks=(),
+        tasks=("search",),
         needed={
             "model.checkpoint": "a Hugging Face directory of a Qwen2.5-VL or Qwen2-VL",
             "data.questions": "shards as DIRECTORY:SPLIT",

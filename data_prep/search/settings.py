@@ -32,7 +32,7 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.programs import continued_programs
 from vlaa_jax.rollout.random_bits import SEARCH
 from vlaa_jax.rollout.sampler import sampling_weights
-from vlaa_jax.sharding import make_mesh, place_parameter, row_shards
+from vlaa_jax.sharding import evenly, make_mesh, place_parameter
 
 # Beside the weights of an exported policy: system message and instructions of its training.
 _SYSTEM, _NOTE = "system_prompt.txt", "vlaa_jax.json"
@@ -165,13 +165,8 @@ def chunks(config: ConfigDict, index: Index) -> list[list[int]]:
     if limit and limit < len(good):
         good = np.random.default_rng(config.seed).choice(good, limit, replace=False)
     order = sorted(good.tolist(), key=lambda place: (index.windows[place], index.prompt[place], place))
-    size = questions_at_once(config)
+    size = evenly(config.rollout.questions)
     return [order[at : at + size] for at in range(0, len(order), size)]
-
-
-def questions_at_once(config: ConfigDict) -> int:
-    """Q, raised to what the chips share evenly."""
-    return -(-config.rollout.questions // row_shards()) * row_shards()
 
 
 def mesh(config: ConfigDict, devices: Sequence[jax.Device]) -> Mesh:
@@ -235,7 +230,7 @@ def programs(config: ConfigDict, generator: Generator, model: Qwen2_5_VL, no_pro
         model,
         jnp.dtype(config.model.dtype),
         no_prompt,
-        questions=questions_at_once(config),
+        questions=evenly(config.rollout.questions),
         starts=config.search.leaves,
         lengths=config.rollout.process_buckets,
     )
@@ -248,7 +243,7 @@ def policy(config: ConfigDict, encoder: Encoder, index: Index) -> SamplerPolicy:
         generator(config, encoder.tokenizer.end_tokens, model.config, buckets(config, index)),
         sampling_weights(model, jnp.dtype(config.model.dtype)),
         encoder,
-        questions=questions_at_once(config),
+        questions=evenly(config.rollout.questions),
         process_buckets=config.rollout.process_buckets,
     )
 

@@ -14,10 +14,11 @@ import pytest
 import tiny
 from ml_collections import ConfigDict
 
+from data_prep.search import settings as search_settings
 from vlaa_jax.errors import InputError
 from vlaa_jax.planning import plan as planning
 from vlaa_jax.planning.chips import open_topology, read_topology
-from vlaa_jax.planning.plan import Row, plan
+from vlaa_jax.planning.plan import Row, plan, plan_search
 from vlaa_jax.planning.programs import TooLarge
 from vlaa_jax.planning.tables import heading, table
 from vlaa_jax.training.lifetimes import PROGRAMS
@@ -102,6 +103,36 @@ def test_a_reward_model_is_planned_with_its_scoring():
     assert score.parts["weights"] == update.parts["weights"] and 0 < score.flops < 0.6 * update.flops
     assert "4 rows of 384 tokens and 8 windows" in heading(config, tiny.SIZES)
     assert "a micro-batch and its update takes" in table(list(found.values()), task="prm").note
+
+
+def test_a_search_keeps_its_questions_and_no_weights_twice():
+    chips = read_topology("v5e:2x2")
+    config = ConfigDict(tiny.search.get_config("demo"))
+    changes = {"rollout.questions": 6, "rollout.new_tokens": 8, "rollout.process_buckets": (16, 32)}
+    changes |= {"search.simulations": 4, "search.leaves": 2, "search.rollouts": 2}
+    with config.unlocked():
+        config.update_from_flattened_dict(changes)
+    generator = search_settings.generator(config, (tiny.SIZES.image_token,), tiny.SIZES, ((64, 128), (8,)))
+    planned = plan_search(config, generator, tiny.SIZES, chips, list(open_topology(chips).devices))
+    found = {row.program: row for row in planned}
+    # 6 questions are raised to 8 on 4 chips; 2 rounds of 16 leaves, 4 on a chip, of which one is run at a time.
+    assert {name: row.runs for name, row in found.items()} == {
+        "reshard": 1,
+        "reshard_layer": 2,
+        "vision": 1,
+        "keep": 1,
+        "prefill": 8,
+        "decode": 2,
+    }
+    assert all(row.fits and row.hbm_bytes == sum(row.parts.values()) for row in found.values())
+    assert "weights" in found["reshard"].parts and "weights" not in found["decode"].parts
+    # Keys and values of 2 questions, 2 layers, one head of 16, 128 tokens, float32; valid, state, position.
+    assert found["decode"].parts["kept questions"] == 2 * (2 * 2 * 16 * 128 * 4 + 128 + 32 * 4 + 4) + 4 * (
+        4 + 4 * 32 + 4
+    )
+    assert found["decode"].collectives == {}
+    assert "6 questions of 256 tokens" in heading(config, tiny.SIZES)
+    assert "together on the chips takes" in table(list(found.values()), task="search").note
 
 
 def test_what_does_not_fit_names_its_arrays_and_fields():

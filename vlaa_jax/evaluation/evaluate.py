@@ -20,7 +20,7 @@ from vlaa_jax.rewards import BatchScorer, Request, Scorer, Trace, accuracy, is_w
 from vlaa_jax.rewards.math_pool import MathPool
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.sampler import SamplingWeights
-from vlaa_jax.sharding import fetch_rows, own_rows, row_shards
+from vlaa_jax.sharding import evenly, fetch_rows, own_rows
 
 Images = Literal["own", "swapped", "blank"]
 _AT_ONCE = 256  # records whose pictures are in memory to be judged
@@ -85,7 +85,7 @@ class Evaluator:
         """
         self._source = source
         self._encoder = encoder
-        self.batch = -(-batch // row_shards()) * row_shards()
+        self.batch = evenly(batch)
         self._images = images
         self._scorer, self._pool = scorer, pool
         good = self._good = index.good

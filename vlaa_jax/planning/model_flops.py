@@ -80,6 +80,30 @@ def prm_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     }
 
 
+def search_flops(config: ConfigDict, sizes: ModelConfig, prompt: int, windows: int, shards: int) -> dict[str, float]:
+    """Of each program of a tree search at its largest sizes.
+
+    Args:
+      config: of the search.
+      sizes: of the policy.
+      prompt, windows: tokens and windows of a question.
+      shards: parts of the mesh that rows are dealt to.
+    """
+    questions, new, group = config.rollout.questions, config.rollout.new_tokens, config.search.rollouts
+    process, starts = max(config.rollout.process_buckets), config.search.leaves
+    text, run = sizes.text, new - 1
+    behind = text_flops(text, process, process * prompt + causal_pairs(process)) + head_flops(text, 1)
+    pairs = run * (prompt + process) + causal_pairs(run)
+    decode = group * (text_flops(text, run, pairs) + head_flops(text, run))
+    segments = max(1, -(-run // steps_of_segment(SEGMENT, new)))
+    return {
+        "vision": questions * vision_flops(sizes.vision, windows),
+        "keep": questions * text_flops(text, prompt, causal_pairs(prompt)),
+        "prefill": shards * prompts_at_once(questions * starts // shards, prompt + process) * behind,
+        "decode": questions * starts * decode / segments,
+    }
+
+
 def text_flops(text: TextConfig, tokens: float, pairs: float) -> float:
     """One forward pass of the layers over some tokens.
 

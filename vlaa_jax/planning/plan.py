@@ -12,11 +12,13 @@ from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.planning import hlo
 from vlaa_jax.planning.chips import GIB, Topology
 from vlaa_jax.planning.cost import Cost, cost
-from vlaa_jax.planning.model_flops import grpo_flops, prm_flops, sft_flops
+from vlaa_jax.planning.model_flops import grpo_flops, prm_flops, search_flops, sft_flops
 from vlaa_jax.planning.notes import notes
 from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
+from vlaa_jax.planning.search_programs import SearchPlanner
+from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
-from vlaa_jax.sharding import make_mesh, row_shards
+from vlaa_jax.sharding import evenly, make_mesh, row_shards
 from vlaa_jax.training.batch_sizes import longest_prompt, micro_batches, rollout_batches
 
 ROOM = 0.95  # of the capacity: the rest is for what the runtime keeps
@@ -35,6 +37,7 @@ _HELP = {
     "scores": "config.rollout.prompts",
     "micro-batches": "config.updates.completions",
     "gradient": "more chips",
+    "kept questions": "config.rollout.questions or config.rollout.longest_prompt",
 }
 _TEMPORARIES = {
     "vision": "config.rollout.batch",
@@ -52,7 +55,8 @@ class Row:
 
     Attributes:
       program: its name.
-      runs: in a step; of SFT and reward models in a micro-batch, since their number follows from the data.
+      runs: in a step; of SFT and reward models in a micro-batch, since their number follows from the data; of a search
+        for the questions that are searched together.
       hbm_bytes: all that is in a chip's memory while it runs.
       resident_bytes: arrays of the run that are no arguments of it.
       hbm_capacity_bytes: of a chip, by the compiler.
@@ -133,13 +137,51 @@ def plan(
     runs = _runs(config, sizes, shards)
     asked = _asked(config, sizes, shards)
     for part in parts if config.task == "grpo" else (config.task,):
-        programs = getattr(planner, part)()
-        try:
-            while compiled := _under(mesh, programs):
-                flops = asked.get(compiled.name, 0.0) / topology.chips
-                yield _row(compiled, topology, mesh, flops, runs[compiled.name])
-        except TooLarge as error:
-            yield _too_large(error, topology, runs[error.program])
+        yield from _measured(getattr(planner, part)(), topology, mesh, asked, runs)
+
+
+def plan_search(
+    config: ConfigDict,
+    generator: Generator,
+    sizes: ModelConfig,
+    topology: Topology,
+    devices: list[jax.Device],
+    *,
+    say: Callable[[str], None] = lambda line: None,
+) -> Iterator[Row]:
+    """`plan` of a tree search; `generator` is that of its rollouts."""
+    mesh = make_mesh(devices, **config.mesh, key_value_heads=sizes.text.key_value_heads)
+    with jax.set_mesh(mesh):
+        shards, questions = row_shards(), evenly(config.rollout.questions)
+        planner = SearchPlanner(config, generator, sizes, say)
+    prompt, windows = max(generator.prompt_buckets), max(generator.window_buckets)
+    prompts = questions * config.search.leaves
+    at_once = prompts_at_once(prompts // shards, prompt + max(config.rollout.process_buckets))
+    rounds = config.search.simulations // config.search.leaves
+    runs = {
+        "reshard": 1,
+        "reshard_layer": sizes.text.layers,
+        "vision": 1,
+        "keep": 1,
+        "prefill": rounds * -(-prompts // (shards * at_once)),
+        "decode": rounds * generator.segments,
+    }
+    yield from _measured(planner.search(), topology, mesh, search_flops(config, sizes, prompt, windows, shards), runs)
+
+
+def _measured(
+    programs: Iterator[Compiled],
+    topology: Topology,
+    mesh: jax.sharding.Mesh,
+    asked: Mapping[str, float],
+    runs: Mapping[str, int],
+) -> Iterator[Row]:
+    try:
+        while compiled := _under(mesh, programs):
+            flops = asked.get(compiled.name, 0.0) / topology.chips
+            yield _row(compiled, topology, mesh, flops, runs[compiled.name])
+    except TooLarge as error:
+        yield _too_large(error, topology, runs[error.program])
 
 
 def _under(mesh: jax.sharding.Mesh, programs: Iterator[Compiled]) -> Compiled | None:

@@ -11,7 +11,7 @@ import pathlib
 import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from vlaa_jax.ahead import resized, rows_of, weights_of
+from vlaa_jax.ahead import Program, resized, rows_of, weights_of
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.objectives.step_scores import score_steps
@@ -146,7 +146,7 @@ class Planner:
             if settings.on_host(config, "model.reference_memory"):
                 self._waiting = ("reference",)
         arrays["sampling weights"] = weights_shapes(self._model, settings.compute_dtype(config))
-        rows = self._rows(rollout.prompts, longest_prompt(config), most_windows(config))
+        rows = rows_shapes(self._sizes, rollout.prompts, longest_prompt(config), most_windows(config))
         some = resized(rows, self._counts.batch)  # whose images are encoded at once
         arrays["prompts"] = dataclasses.replace(rows, vision=None)
         arrays["patches"] = some.vision if freeze else rows.vision
@@ -209,7 +209,7 @@ class Planner:
         """The step of packed rows."""
         section = self._config.updates
         count = section.rows
-        rows = self._rows(count, section.row_tokens, section.row_windows)
+        rows = rows_shapes(self._sizes, count, section.row_tokens, section.row_windows)
         targets = Targets(*(_array(jnp.int32, count, section.row_targets) for _ in range(3)))
         self._batch = (rows, targets)
         self.arrays["micro-batches"] = [self._batch]
@@ -222,7 +222,7 @@ class Planner:
         count, group = section.rows, section.row_solutions
         steps = section.most_steps if model_kind(self._config) == "process" else 1
         solutions = Solutions(
-            self._rows(count, section.longest_prompt, section.most_windows),
+            rows_shapes(self._sizes, count, section.longest_prompt, section.most_windows),
             tokens=_array(jnp.int32, count, group, section.longest_solution),
             lengths=_array(jnp.int32, count, group),
             ends=_array(jnp.int32, count, group, steps),
@@ -236,44 +236,60 @@ class Planner:
         dtype = self._config.model.dtype
         yield self._compile(SCORE, score_steps, self._state.model, solutions, dtype=dtype)[0]
 
-    def _rows(self, count: int, length: int, windows: int) -> Rows:
-        vision = self._sizes.vision
-        patches = (count, windows, vision.window_slots)
-        rows = Rows(
-            *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((count, length), (count, length))),
-            positions=jax.ShapeDtypeStruct((3, count, length), jnp.int32),
-            feature_index=jax.ShapeDtypeStruct((count, length), jnp.int32),
-            vision=VisionArrays(
-                jax.ShapeDtypeStruct((*patches, vision.patch_values), jnp.float32),
-                jax.ShapeDtypeStruct(patches, jnp.bool_),
-                jax.ShapeDtypeStruct((*patches, 2), jnp.int32),
-                jax.ShapeDtypeStruct(patches[:2], jnp.int32),
-            ),
-        )
-        return rows_of(rows)
-
     def _compile(self, name: str, function: Any, *arguments: Any, **static: Any) -> tuple[Compiled, Any]:
         """A program, and its results as shapes with layouts."""
         self._say(f"compiling {name}")
-        began = time.perf_counter()
-        lowered = function.lower(*arguments, **static)
         alive = {
             array: bytes_on_chip(tree)
             for array, tree in self.arrays.items()
             if is_alive(array, name, freeze_vision=self._config.model.freeze_vision, waiting=self._waiting)
         }
-        try:
-            executable, text = _compile_and_read(lowered)
-        except jax.errors.JaxRuntimeError as error:
-            if "RESOURCE_EXHAUSTED" not in str(error):
-                raise
-            raise TooLarge(name, alive, str(error)) from None
-        results = jax.tree.map(
-            lambda info, sharding: jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding),
-            lowered.out_info,
-            executable.output_shardings,
-        )
-        return Compiled(name, executable, text, alive, time.perf_counter() - began), results
+        return compile_program(name, Program(name, function, arguments, static), alive)
+
+
+def compile_program(name: str, program: Program, alive: Mapping[str, int]) -> tuple[Compiled, Any]:
+    """A program, and its results as shapes with layouts.
+
+    Args:
+      name: of the row in the plan.
+      program: from shapes with layouts.
+      alive: as of `Compiled`.
+
+    Raises:
+      TooLarge: the compiler finds no room for it.
+    """
+    began = time.perf_counter()
+    lowered = program.function.lower(*program.arguments, **program.static)
+    try:
+        executable, text = _compile_and_read(lowered)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(name, dict(alive), str(error)) from None
+    results = jax.tree.map(
+        lambda info, sharding: jax.ShapeDtypeStruct(info.shape, info.dtype, sharding=sharding),
+        lowered.out_info,
+        executable.output_shardings,
+    )
+    return Compiled(name, executable, text, dict(alive), time.perf_counter() - began), results
+
+
+def rows_shapes(sizes: ModelConfig, count: int, length: int, windows: int) -> Rows:
+    """Shapes of `count` rows of `length` tokens with patches."""
+    vision = sizes.vision
+    patches = (count, windows, vision.window_slots)
+    rows = Rows(
+        *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((count, length), (count, length))),
+        positions=jax.ShapeDtypeStruct((3, count, length), jnp.int32),
+        feature_index=jax.ShapeDtypeStruct((count, length), jnp.int32),
+        vision=VisionArrays(
+            jax.ShapeDtypeStruct((*patches, vision.patch_values), jnp.float32),
+            jax.ShapeDtypeStruct(patches, jnp.bool_),
+            jax.ShapeDtypeStruct((*patches, 2), jnp.int32),
+            jax.ShapeDtypeStruct(patches[:2], jnp.int32),
+        ),
+    )
+    return rows_of(rows)
 
 
 def _compile_and_read(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:

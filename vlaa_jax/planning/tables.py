@@ -16,10 +16,21 @@ _HEADER = (
 )
 
 
+_UNITS = {"grpo": "a step", "search": "the search of the questions that are together on the chips"}
+
+
 def heading(config: ConfigDict, sizes: ModelConfig) -> str:
     """The sizes at which the programs are compiled, in one or two lines."""
-    tower = "frozen" if config.model.freeze_vision else "trained"
     unit = sizes.vision.window_slots // sizes.vision.merge**2
+    if config.task == "search":
+        rollout, section = config.rollout, config.search
+        return (
+            f"max_pixels {config.data.max_pixels:,}; {rollout.questions} questions of {longest_prompt(config):,} "
+            f"tokens with {most_windows(config)} windows ({most_windows(config) * unit:,} image tokens) at once; "
+            f"{section.simulations} times {section.rollouts} rollouts of {rollout.new_tokens:,} tokens behind partial "
+            f"solutions of {max(rollout.process_buckets):,}"
+        )
+    tower = "frozen" if config.model.freeze_vision else "trained"
     section = config.updates
     if config.task == "prm":
         return (
@@ -68,7 +79,7 @@ def table(rows: Sequence[Row], *, task: str) -> Table:
             strict=True,
         )
     )
-    unit = "a step" if task == "grpo" else "a micro-batch and its update"
+    unit = _UNITS.get(task, "a micro-batch and its update")
     note = (
         f"Of one chip and one run of each program; it fits up to {ROOM:.0%} of {rows[0].hbm_capacity_bytes / GIB:.2f} "
         f"GiB. Seconds are bounds of a model (vlaa_jax/planning/cost.py), no timings: {unit} takes {overlapped:.3g} s "

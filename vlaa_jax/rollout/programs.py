@@ -96,6 +96,7 @@ class GroupPrograms:
     """What samples groups behind prompts of one kind and shape, in the order of first use; shapes are of all chips.
 
     Attributes:
+      prompts: all of a call.
       prefix: the slots.
       completions: of all prompts.
       rows: of a chip, when all of its slots are taken.
@@ -110,7 +111,7 @@ class GroupPrograms:
           prompts: shapes of all prompts of a call.
           prefill: what runs when a prompt gets its slot, in words.
         """
-        self._generator, self._weights, self._prompts, self._prefill = generator, weights, prompts, prefill
+        self._generator, self._weights, self.prompts, self._prefill = generator, weights, prompts, prefill
         count, self._length = prompts.shape
         self._chips, batch = row_shards(), min(generator.batch or count, count)
         self._slots, self._parts = batch // self._chips, count // batch
@@ -137,12 +138,12 @@ class GroupPrograms:
         """Makes slots without prompts."""
         generator = self._generator
         static = {"slots": self._slots, "group": generator.group, "new_tokens": generator.new_tokens}
-        return Program(f"slots of {self._length} tokens", open_slots, (self._weights, self._prompts), static)
+        return Program(f"slots of {self._length} tokens", open_slots, (self._weights, self.prompts), static)
 
     def admission(self) -> Program:
         """Runs prompts and gives them slots."""
         places = self._places(prompts_at_once(self._slots, self._length))
-        arguments = (self._weights, self.prefix, self.completions, self._prompts, places, places)
+        arguments = (self._weights, self.prefix, self.completions, self.prompts, places, places)
         name = f"prefill of {self._prefill}, {_drawn(self._generator)}"
         return Program(name, admit, (*arguments, *self._name), {"sampling": self._generator.sampling})
 
@@ -247,6 +248,14 @@ class ContinuedPrograms(GroupPrograms):
     def all(self) -> list[Program]:
         """Every one that the calls may need."""
         return [self._images, self._keep, *self.sampling()]
+
+    def images(self) -> Program:
+        """Encodes the images of the questions."""
+        return self._images
+
+    def keep(self) -> Program:
+        """Runs the questions."""
+        return self._keep
 
 
 def _images(weights: SamplingWeights, prompts: Rows) -> Program:

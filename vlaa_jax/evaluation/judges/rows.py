@@ -14,7 +14,7 @@ from vlaa_jax.processing.buckets import ladder
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.solutions import Solutions, SolutionShape, pad_solutions
-from vlaa_jax.sharding import fetch_rows, own_rows, place_rows, row_shards
+from vlaa_jax.sharding import evenly, fetch_rows, own_rows, place_rows
 
 # What runs grows with a row's length and windows, so their rungs are close (a factor of 1.4); the other sizes are those
 # of gathers alone and double. So few programs are compiled, whatever comes.
@@ -81,7 +81,7 @@ def over_solutions(
     Raises:
       InputError: a question cannot be encoded; names its record.
     """
-    batch = -(-rows // row_shards()) * row_shards()
+    batch = evenly(rows)
     lengths = ladder(_SHORTEST_ROW, longest, max(1, round(2 * np.log2(longest / _SHORTEST_ROW))), multiple=64)
     out: list[list[np.ndarray | None]] = [[None] * len(question.solutions) for question in questions]
     plan = distributed.together(
