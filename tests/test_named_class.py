@@ -15,12 +15,12 @@ def test_a_class_is_made_by_its_name():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("collections", "config.a.b is 'collections': expected package.module:Class"),
-        ("collections:", "expected package.module:Class"),
+        ("collections", "config.a.b 'collections' is not of the form package.module:ClassName"),
+        ("collections:", "is not of the form package.module:ClassName"),
         ("no.such:Class", "cannot import no.such"),
         ("collections:None", "module collections has no None"),
     ],
 )
 def test_what_does_not_exist_is_named(name, message):
     with pytest.raises(InputError, match=message):
-        make_named(name, "a.b")
+        make_named(name, "config.a.b")

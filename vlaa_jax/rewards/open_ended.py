@@ -9,13 +9,13 @@ of S: 0.2 for unbounded logits in the public code that the paper builds on.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import math
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.named_class import make_named
 from vlaa_jax.rewards.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -63,16 +63,7 @@ class BatchScorer(Protocol):
 
 def load_scorer(name: str) -> Scorer:
     """Makes the scorer `package.module:ClassName`, called without arguments. Raises InputError."""
-    module_name, colon, class_name = name.partition(":")
-    if not (module_name and colon and class_name):
-        raise InputError(f"scorer {name!r} is not of the form package.module:ClassName")
-    try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise InputError(f"scorer {name!r}: cannot import {module_name} ({error})") from error
-    if not hasattr(module, class_name):
-        raise InputError(f"scorer {name!r}: module {module_name} has no {class_name}")
-    scorer = getattr(module, class_name)()
+    scorer = make_named(name, "scorer")
     _check(scorer, name)
     return scorer
 

@@ -76,7 +76,7 @@ class HeldOutSteps:
         self._rows = LabelledRows(source, index, encoder, config.updates, kind)
         self._first_wrong: dict[int, int | None] = {}  # by place of the record
         if config.evaluation.truth and kind == "process":
-            truth = make_named(config.evaluation.truth, "evaluation.truth")
+            truth = make_named(config.evaluation.truth, "config.evaluation.truth")
             solutions = [solution for question in index.questions for solution in question.solutions]
             self._first_wrong = {solution.place: truth(source[solution.place]) for solution in solutions}
         self._all = range(len(self._rows.of_question))
