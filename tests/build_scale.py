@@ -3,11 +3,11 @@
 python tests/build_scale.py --records=2000
 
 Draws pictures of 448x448 in ArxivQA's layout, serves the four models from a process of its own and builds in another;
-prints records a second of each step and of the whole, and the builder's peak memory. On 200,000 records it takes hours.
+prints records a second of each step and of the whole, and the builder's CPU time and peak memory.
 """
 
 import argparse
-import dataclasses
+import asyncio
 import io
 import json
 import os
@@ -48,18 +48,58 @@ def main() -> None:
 
 
 def serve(seconds: float) -> None:
-    """The models on loopback; every reasoning is another one, so that nothing comes from the cache."""
+    """The models on loopback, until the process is killed.
 
-    def reply(request: dict, number: int) -> loopback.Reply:
-        answer = loopback.answer(request, number)
-        if "reasoner" in request["model"]:
-            text = json.loads(answer.body)["choices"][0]["message"]["content"]
-            answer = loopback.completion(request, f"{text} This is number {loopback.read(request)[2].hex()}.")
-        return dataclasses.replace(answer, seconds=seconds)
+    One loop without threads, which keeps nothing of a request: `loopback.Endpoint` takes as much time as the builder.
+    """
 
-    endpoint = loopback.Endpoint(reply)
-    print(endpoint.base_url, flush=True)
-    endpoint.serve()
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Connection(seconds), "127.0.0.1", 0)
+        print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1", flush=True)
+        await server.serve_forever()
+
+    asyncio.run(run())
+
+
+class _Connection(asyncio.Protocol):
+    """HTTP/1.1 as far as the builder speaks it: a head, and a body of a known length."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._parts: list[bytes] = []
+        self._missing = 0  # bytes of the body; 0 while the head comes
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._parts.append(data)
+        if self._missing:
+            self._missing -= len(data)
+        else:
+            head, end, body = b"".join(self._parts).partition(b"\r\n\r\n")
+            if not end:
+                return
+            length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+            self._parts, self._missing = [body], int(length[1]) - len(body)
+        if not self._missing:
+            body = answer(json.loads(b"".join(self._parts)))
+            self._parts = []
+            asyncio.get_running_loop().call_later(self._seconds, self._send, body)
+
+    def _send(self, body: bytes) -> None:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._transport.write(head.encode() + body)
+
+
+def answer(request: dict) -> bytes:
+    """As `loopback`; every reasoning is another one, so that nothing comes from the cache."""
+    reply = loopback.answer(request)
+    if "reasoner" in request["model"]:
+        text = json.loads(reply.body)["choices"][0]["message"]["content"]
+        reply = loopback.completion(request, f"{text} This is number {loopback.read(request)[2].hex()}.")
+    return reply.body
 
 
 def draw(folder: pathlib.Path, records: int) -> None:
@@ -91,24 +131,23 @@ def measure(folder: pathlib.Path, options: argparse.Namespace) -> None:
             )
             begin = time.monotonic()
             builder = subprocess.Popen([sys.executable, *arguments], cwd=builds.ROOT, stderr=subprocess.PIPE, text=True)
-            seconds = watch(builder)
+            seconds, usage = watch(builder)
         finally:
             endpoint.kill()
     if builder.returncode:
         sys.exit(builder.returncode)
     total = time.monotonic() - begin
     size = sum(path.stat().st_size for path in (folder / "arxivqa" / "images").iterdir()) / options.records
-    # Of children: the builder is the largest (math workers and the endpoint are small beside it).
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    spent = usage.ru_utime + usage.ru_stime
     print(f"{options.records:,} pictures of {size / 1024:.0f} KiB on {os.cpu_count()} cores")
-    for step, spent in seconds.items():
-        print(f"  {step:<10} {spent:8.1f} s  {options.records / spent:8.1f} records a second")
+    for step, own in seconds.items():
+        print(f"  {step:<10} {own:8.1f} s  {options.records / own:8.1f} records a second")
     print(f"  {'whole':<10} {total:8.1f} s  {options.records / total:8.1f} records a second")
-    print(f"  peak memory of the builder: {peak:,.0f} MiB")
+    print(f"  the builder alone: {spent:,.0f} s of CPU, peak memory {usage.ru_maxrss / 1024:,.0f} MiB")
 
 
-def watch(builder: subprocess.Popen) -> dict[str, float]:
-    """Seconds of each step, from the lines in which it begins and ends."""
+def watch(builder: subprocess.Popen) -> tuple[dict[str, float], resource.struct_rusage]:
+    """Seconds of each step, from the lines in which it begins and ends; and what the builder used."""
     begun: dict[str, float] = {}
     spent: dict[str, float] = {}
     for line in builder.stderr:
@@ -118,8 +157,9 @@ def watch(builder: subprocess.Popen) -> dict[str, float]:
             spent[found[1]] = time.monotonic() - begun[found[1]]
         elif found:
             begun[found[1]] = time.monotonic()
-    builder.wait()
-    return spent
+    _, status, usage = os.wait4(builder.pid, 0)
+    builder.returncode = os.waitstatus_to_exitcode(status)
+    return spent, usage
 
 
 if __name__ == "__main__":

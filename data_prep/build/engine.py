@@ -32,7 +32,9 @@ UNANSWERED = "unanswered"  # reasons of this kind begin so
 Aside = beam.pvalue.TaggedOutput[Literal["aside"], SetAside]
 Stopped = beam.pvalue.TaggedOutput[Literal["stopped"], SetAside]
 # Threads, because a worker waits for its model most of the time: while one batch ends, others fill the model.
-_DEFAULTS = ("--runner=DirectRunner", "--direct_running_mode=multi_threading", "--direct_num_workers=4")
+_LOCAL = "DirectRunner"
+_AT_ONCE = 20_000  # drafts in one pipeline of a step, on one machine
+_DEFAULTS = (f"--runner={_LOCAL}", "--direct_running_mode=multi_threading", "--direct_num_workers=4")
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
     """
     parsed = PipelineOptions([*_DEFAULTS, *options])
     runner = parsed.view_as(StandardOptions).runner
-    if runner == "DirectRunner":  # by that name Beam would first try to download a runner written in Go
+    if runner == _LOCAL:  # by that name Beam would first try to download a runner written in Go
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
         runner = FnApiRunner()
@@ -59,13 +61,21 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
         yield made
 
 
-def write(outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, spread: int) -> None:
+def on_one_machine(options: Sequence[str]) -> bool:
+    """Whether the runner is the default one."""
+    return PipelineOptions([*_DEFAULTS, *options]).view_as(StandardOptions).runner == _LOCAL
+
+
+def write(
+    outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, spread: int, *, part: int = 0
+) -> None:
     """Adds to a pipeline the files of a step, and beside each one its counts.
 
     Args:
       outputs: kinds of files with the drafts or set-aside entries that go there.
       folder: of the step.
       spread: most files of a kind.
+      part: of the step, where it runs in several pipelines: their files have other names.
     """
     keyed = [
         entries | f"Key {kind} {place}" >> beam.Map(_keyed, kind, spread)
@@ -75,7 +85,7 @@ def write(outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, s
         keyed
         | "All files" >> beam.Flatten()
         | "By file" >> beam.GroupByKey()
-        | "Write" >> beam.Map(_write_file, folder.path)
+        | "Write" >> beam.Map(_write_file, folder.path, part)
     )
 
 
@@ -88,12 +98,14 @@ def _keyed(entry: Draft | SetAside, kind: str, spread: int) -> tuple[tuple[str, 
     return (kind, int.from_bytes(identity[:8], "big") % spread), (entry.id, line, outcome, entry.source)
 
 
-def _write_file(group: tuple[tuple[str, int], Iterable[tuple[str, bytes, str, str]]], folder: str) -> None:
+def _write_file(
+    group: tuple[tuple[str, int], Iterable[tuple[str, bytes, str, str]]], folder: str, part: int
+) -> None:
     (kind, number), entries = group
     entries = sorted(entries)
-    write_file(join(folder, f"{kind}-{number:05d}.jsonl"), b"".join(line + b"\n" for _, line, _, _ in entries))
-    counted = collections.Counter((outcome, source) for _, _, outcome, source in entries)
-    write_counts(counted, folder, f"{kind}-{number:05d}")
+    name = f"{kind}-{part:03d}-{number:05d}"
+    write_file(join(folder, f"{name}.jsonl"), b"".join(line + b"\n" for _, line, _, _ in entries))
+    write_counts(collections.Counter((outcome, source) for _, _, outcome, source in entries), folder, name)
 
 
 def kind_of(reason: str) -> str:
@@ -118,6 +130,12 @@ def read_counts(folder: StepFolder) -> dict[str, dict[str, dict[str, int]]]:
     return counts
 
 
+def drafts_in(path: str) -> int:
+    """Drafts of a file that `write` made."""
+    counts = read_file(f"{path.removesuffix('.jsonl')}.counts.json")
+    return sum(number for _, _, number in json.loads(counts or b""))
+
+
 def check_stopped(folder: StepFolder) -> None:
     """Raises `InputError` with what stopped a worker, if anything did."""
     for path in folder.match(f"{STOPPED}-*.jsonl"):
@@ -136,6 +154,7 @@ class Asking:
       answerer: of its model.
       folders: of the sources' pictures, by source.
       drafts: that come in, for progress.
+      part: which part of the step, for progress; '' for all of it.
     """
 
     step: Step
@@ -144,10 +163,13 @@ class Asking:
     answerer: Answerer
     folders: Mapping[str, str]
     drafts: int
+    part: str = ""
 
 
 def ask(asking: Asking, files: Sequence[str], folder: StepFolder, spread: int, options: Sequence[str]) -> None:
     """Runs an asking step.
+
+    A runner on one machine holds all that a pipeline puts out until it ends, so there the step runs in parts.
 
     Args:
       asking: the step.
@@ -160,23 +182,39 @@ def ask(asking: Asking, files: Sequence[str], folder: StepFolder, spread: int, o
       InputError: the model cannot be asked on (a wrong key, the budget): nothing is lost, answers are in the cache.
     """
     size = asking.section["concurrency"]
-    with pipeline(options) as made:
-        asked = (
-            made
-            | beam.Create(files)
-            | beam.FlatMap(read_drafts)
-            | beam.BatchElements(min_batch_size=size, max_batch_size=size)
-            | beam.ParDo(_Ask(asking)).with_outputs(ASIDE, STOPPED, main="drafts")
-        )
-        write([(kind, asked[kind]) for kind in ("drafts", ASIDE, STOPPED)], folder, spread)
-    check_stopped(folder)
+    sizes = [drafts_in(path) for path in files]
+    parts = in_parts(sizes, _AT_ONCE) if on_one_machine(options) else [range(len(files))]
+    for number, part in enumerate(parts):
+        label = f", part {number + 1} of {len(parts)}" if len(parts) > 1 else ""
+        of_part = dataclasses.replace(asking, drafts=sum(sizes[place] for place in part), part=label)
+        with pipeline(options) as made:
+            asked = (
+                made
+                | beam.Create([files[place] for place in part])
+                | beam.FlatMap(read_drafts)
+                | beam.BatchElements(min_batch_size=size, max_batch_size=size)
+                | beam.ParDo(_Ask(of_part)).with_outputs(ASIDE, STOPPED, main="drafts")
+            )
+            write([(kind, asked[kind]) for kind in ("drafts", ASIDE, STOPPED)], folder, spread, part=number)
+        check_stopped(folder)
+
+
+def in_parts(sizes: Sequence[int], most: int) -> list[range]:
+    """Places in a row whose sizes add up to at most `most`, or of one that is larger."""
+    parts, start, held = [], 0, 0
+    for place, size in enumerate(sizes):
+        if held and held + size > most:
+            parts.append(range(start, place))
+            start, held = place, 0
+        held += size
+    return [*parts, range(start, len(sizes))]
 
 
 class _Process:
     """What the threads of a process share."""
 
     def __init__(self, asking: Asking):
-        self.progress = Progress(f"step {asking.step.number} {asking.step.name}", asking.drafts)
+        self.progress = Progress(f"step {asking.step.number} {asking.step.name}{asking.part}", asking.drafts)
         self.stopped = False
 
 

@@ -11,6 +11,7 @@ import source_fixtures
 import tiny
 from outcomes import SINGLE, aside, config, contents, drafts
 
+from data_prep.build import engine
 from data_prep.build.assemble import Order, assemble
 from data_prep.build.build import build
 from data_prep.build.curation import has_aha
@@ -172,6 +173,18 @@ def test_any_parallelism_and_any_number_of_commands_give_the_same_bytes(finished
     for number in range(1, 7):
         build(made, out, steps=[number], options=SINGLE)
     assert contents(tmp_path / "out") == contents(finished.out)
+
+
+def test_a_step_in_parts_gives_the_same_shards(finished, folders, tmp_path, monkeypatch):
+    monkeypatch.setattr(engine, "_AT_ONCE", 20)
+    made = config(folders, "http://127.0.0.1:9/v1", cache=str(finished.out / "cache"))
+    build(made, str(tmp_path / "out"), options=SINGLE)
+    assert len({path.name.split("-")[1] for path in (tmp_path / "out/steps/2_caption").glob("drafts-*.jsonl")}) > 1
+    shards_of = lambda out: {name: file for name, file in contents(out).items() if name.startswith("shards")}  # noqa: E731
+    assert shards_of(tmp_path / "out") == shards_of(finished.out)
+    for step in STEPS:
+        assert drafts(tmp_path / "out", step) == drafts(finished.out, step)
+        assert aside(tmp_path / "out", step) == aside(finished.out, step)
 
 
 def test_a_picture_that_went_is_missed_in_the_shards_alone(finished, folders, tmp_path):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.build import steps
+from data_prep.build.engine import in_parts
 from data_prep.build.steps import ASKING, CAPTION, DISTIL, REWRITE, VERIFY, fill, split_thinking, unfit
 from data_prep.drafts import Draft, SetAside
 from vlaa_jax.errors import InputError
@@ -143,3 +144,11 @@ def test_the_two_parts_of_a_text(thinking, final):
 def test_texts_that_cannot_be_stored(text):
     assert bool(unfit(text)) == ("\0" in text)
     assert "NUL" in unfit(text + "\0") and "surrogate" in unfit("\ud800") and not unfit("\U0001f600\n")
+
+
+@pytest.mark.parametrize(
+    "sizes, parts",
+    [([], [[]]), ([3], [[0]]), ([9], [[0]]), ([2, 2, 1, 5, 6, 1], [[0, 1, 2], [3], [4], [5]]), ([0, 5, 0], [[0, 1, 2]])],
+)
+def test_files_are_dealt_into_parts_in_their_order(sizes, parts):
+    assert [list(part) for part in in_parts(sizes, 5)] == parts
