@@ -66,9 +66,7 @@ def on_one_machine(options: Sequence[str]) -> bool:
     return PipelineOptions([*_DEFAULTS, *options]).view_as(StandardOptions).runner == _LOCAL
 
 
-def write(
-    outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, spread: int, *, part: int = 0
-) -> None:
+def write(outputs: Sequence[tuple[str, beam.PCollection]], folder: StepFolder, spread: int, *, part: int = 0) -> None:
     """Adds to a pipeline the files of a step, and beside each one its counts.
 
     Args:
@@ -98,9 +96,7 @@ def _keyed(entry: Draft | SetAside, kind: str, spread: int) -> tuple[tuple[str, 
     return (kind, int.from_bytes(identity[:8], "big") % spread), (entry.id, line, outcome, entry.source)
 
 
-def _write_file(
-    group: tuple[tuple[str, int], Iterable[tuple[str, bytes, str, str]]], folder: str, part: int
-) -> None:
+def _write_file(group: tuple[tuple[str, int], Iterable[tuple[str, bytes, str, str]]], folder: str, part: int) -> None:
     (kind, number), entries = group
     entries = sorted(entries)
     name = f"{kind}-{part:03d}-{number:05d}"

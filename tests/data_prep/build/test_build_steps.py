@@ -148,7 +148,13 @@ def test_texts_that_cannot_be_stored(text):
 
 @pytest.mark.parametrize(
     "sizes, parts",
-    [([], [[]]), ([3], [[0]]), ([9], [[0]]), ([2, 2, 1, 5, 6, 1], [[0, 1, 2], [3], [4], [5]]), ([0, 5, 0], [[0, 1, 2]])],
+    [
+        ([], [[]]),
+        ([3], [[0]]),
+        ([9], [[0]]),
+        ([2, 2, 1, 5, 6, 1], [[0, 1, 2], [3], [4], [5]]),
+        ([0, 5, 0], [[0, 1, 2]]),
+    ],
 )
 def test_files_are_dealt_into_parts_in_their_order(sizes, parts):
     assert [list(part) for part in in_parts(sizes, 5)] == parts
