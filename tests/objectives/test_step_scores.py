@@ -12,7 +12,7 @@ from vlaa_jax.models.attention import Causal
 from vlaa_jax.models.reward_model import RewardHead, RewardModel, with_head
 from vlaa_jax.objectives.shared_prompt import longest_row
 from vlaa_jax.objectives.step_scores import score_steps
-from vlaa_jax.processing.batches import pack
+from vlaa_jax.processing.batches import Rows, pack
 from vlaa_jax.processing.solutions import Solutions, SolutionShape, pad_solutions
 
 SHAPE = SolutionShape(prompt=24, windows=5, solutions=3, tokens=12, steps=4, length=longest_row(24, 3, 12))
@@ -36,20 +36,33 @@ def draw(seed: int = 0) -> tuple[list, list]:
     return prompts, solutions
 
 
-def of_prefix(model: RewardModel, prompt, prefix: np.ndarray) -> float:
-    """The logit after a row that ends with the prefix."""
-    rows, _ = pack(
-        [[(prompt, prefix)]],
-        count=1,
-        length=len(prompt.tokens) + len(prefix),
-        windows=len(prompt.vision.frames),
-        targets=len(prefix),
-        slots_per_window=tiny.SIZES.vision.window_units**2,
-        no_vision=jax.tree.map(lambda leaf: leaf[:0], prompt.vision),
-    )
+@jax.jit
+def last_logits(model: RewardModel, rows: Rows) -> jax.Array:
+    """The logit at each row's last token."""
     features = model.vision(rows.vision, jnp.float32)
     states = model(rows.tokens, rows.positions, Causal(rows.segments), features, rows.feature_index)
-    return float(model.reward_head(states[0, -1]))
+    last = jnp.sum(rows.segments > 0, axis=1) - 1
+    return model.reward_head(states[jnp.arange(len(last)), last])
+
+
+def prefix_by_prefix(model: RewardModel, prompts: list, solutions: list) -> list[float]:
+    """A row for every prefix, in the order of prompts, solutions and steps."""
+    examples = [
+        (prompt, tokens[: end + 1])
+        for prompt, own in zip(prompts, solutions, strict=True)
+        for tokens, ends in own
+        for end in ends
+    ]
+    rows, _ = pack(
+        [[example] for example in examples],
+        count=len(examples),
+        length=SHAPE.prompt + SHAPE.tokens,
+        windows=SHAPE.windows,
+        targets=SHAPE.tokens,
+        slots_per_window=tiny.SIZES.vision.window_units**2,
+        no_vision=jax.tree.map(lambda leaf: leaf[:0], prompts[0].vision),
+    )
+    return np.asarray(last_logits(model, rows)).tolist()
 
 
 def test_one_pass_scores_as_a_pass_for_each_prefix(reward_model):
@@ -57,13 +70,9 @@ def test_one_pass_scores_as_a_pass_for_each_prefix(reward_model):
     batch = pad_solutions(prompts, solutions, SHAPE)
     logits = np.asarray(score_steps(reward_model, batch, dtype="float32"))
     assert logits.shape == (3, 3, 4) and logits.dtype == np.float32
-    seen = []
-    for b, of_prompt in enumerate(solutions):
-        for g, (tokens, ends) in enumerate(of_prompt):
-            for s, end in enumerate(ends):
-                seen.append(of_prefix(reward_model, prompts[b], tokens[: end + 1]))
-                np.testing.assert_allclose(logits[b, g, s], seen[-1], atol=2e-5)
-    assert np.std(seen) > 0.1  # of scores that are all the same nothing would be known
+    expected = prefix_by_prefix(reward_model, prompts, solutions)
+    np.testing.assert_allclose(logits[batch.ends >= 0], expected, atol=2e-5)
+    assert np.std(expected) > 0.1  # of scores that are all the same nothing would be known
 
 
 def test_a_score_sees_neither_later_steps_nor_other_solutions(reward_model):
