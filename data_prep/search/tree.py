@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from vlaa_jax.processing.steps import split_steps
+from vlaa_jax.processing.steps import cut_steps
 
 Prior = Literal["visits", "uniform"]
 Duplicates = Literal["normalised", "exact"]
@@ -252,15 +252,3 @@ class Tree:
                 nodes[-1].parent.children[rules.key(row["text"])] = nodes[-1]
         tree.root = nodes[0]
         return tree
-
-
-def cut_steps(solution: str) -> list[str]:
-    """The steps of a solution (`steps.split_steps`) with the white space around them: joined they are the solution."""
-    starts, at = [], 0
-    for step in split_steps(solution):
-        at = solution.index(step, at)
-        starts.append(at)
-        at += len(step)
-    if not starts:
-        return []
-    return [solution[start:stop] for start, stop in zip([0, *starts[1:]], [*starts[1:], None], strict=True)]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlaa_jax.processing.steps import join_steps, split_steps
+from vlaa_jax.processing.steps import cut_steps, join_steps, split_steps
 
 pytestmark = pytest.mark.quick
 
@@ -15,6 +15,8 @@ pytestmark = pytest.mark.quick
         ("", []),
         (" \n\n ", []),
         ("Step 1: a\nStep 2: b", ["Step 1: a", "Step 2: b"]),
+        ("\n  Step 1: a\nStep 2: b\n", ["Step 1: a", "Step 2: b"]),
+        (" one\n\ntwo\n\n", ["one", "two"]),
         (
             "First of all.\nStep 1: a\n\nmore of it\n step 2. b ",
             ["First of all.\nStep 1: a\n\nmore of it", "step 2. b"],
@@ -42,6 +44,12 @@ TEXTS = st.lists(st.sampled_from(PIECES), max_size=20).map("".join)
 def test_nothing_but_blanks_is_lost(text):
     assert "".join("".join(split_steps(text)).split()) == "".join(text.split())
     assert all(step == step.strip() and step for step in split_steps(text))
+
+
+@given(TEXTS)
+def test_steps_with_their_blanks_are_the_text(text):
+    assert "".join(cut_steps(text)) == (text if text.strip() else "")
+    assert [step.strip() for step in cut_steps(text)] == split_steps(text)
 
 
 @given(TEXTS, st.data())

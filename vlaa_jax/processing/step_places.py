@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vlaa_jax.processing.steps import split_steps
+from vlaa_jax.processing.steps import cut_steps
 from vlaa_jax.processing.tokenizer import Tokenizer
 
 
@@ -35,7 +35,7 @@ def step_places(tokenizer: Tokenizer, tokens: Sequence[int]) -> np.ndarray:
 def _text_ends(text: str) -> list[int]:
     """Where each step ends in its text: before it and behind it there are only blanks."""
     ends, at = [], 0
-    for step in split_steps(text):
-        at = text.index(step, at) + len(step)
-        ends.append(at)
+    for step in cut_steps(text):
+        ends.append(at + len(step.rstrip()))
+        at += len(step)
     return ends

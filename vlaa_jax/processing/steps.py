@@ -18,15 +18,22 @@ def split_steps(text: str) -> list[str]:
     A step begins with a line `Step k:`; where no line does, with a paragraph. What stands before the first one belongs
     to it, and what follows the reasoning (from `</think>` on) is the last step: it states the answer.
     """
-    text = text.strip()
-    starts = [match.start() for match in _STEP.finditer(text)]
+    return [step.strip() for step in cut_steps(text)]
+
+
+def cut_steps(text: str) -> list[str]:
+    """The steps of `split_steps` with the blanks around them: joined they are the text, unless that is blank."""
+    body = text.lstrip()
+    if not body:
+        return []
+    starts = [match.start() for match in _STEP.finditer(body)]
     if not starts:
-        starts = [0, *(match.end() for match in _PARAGRAPH.finditer(text))]
-    if answer := _ANSWER.search(text, starts[0] + 1):
+        starts = [0, *(match.end() for match in _PARAGRAPH.finditer(body.rstrip()))]
+    if answer := _ANSWER.search(body, starts[0] + 1):
         starts = [*(start for start in starts if start < answer.start()), answer.start()]
     starts[0] = 0
-    parts = (text[start:stop].strip() for start, stop in zip(starts, [*starts[1:], None], strict=True))
-    return [part for part in parts if part]
+    first, *others = (body[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True))
+    return [text[: len(text) - len(body)] + first, *others]
 
 
 def join_steps(steps: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from vlaa_jax.objectives.shared_prompt import completion_log_probabilities, lay_
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.solutions import Solutions
-from vlaa_jax.processing.steps import split_steps
+from vlaa_jax.processing.steps import cut_steps
 from vlaa_jax.sharding import ROWS, TRAINING, P, over_rows, row_specs, specs
 
 _CHUNK = 1024  # tokens whose logits exist at once
@@ -52,13 +52,7 @@ class LikelihoodJudge(ModelJudge):
 
     def written(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """The text as it stands, with the end token: that of the last step."""
-        starts, at = [], 0
-        for step in split_steps(text):
-            starts.append(text.index(step, at))
-            at = starts[-1] + len(step)
-        starts[0] = 0  # blanks belong to the step that they follow
-        parts = [text[start:stop] for start, stop in zip(starts, [*starts[1:], None], strict=True)]
-        tokens = [self._encoder.completion(part) for part in parts]
+        tokens = [self._encoder.completion(step) for step in cut_steps(text)]
         tokens = [*(own[:-1] for own in tokens[:-1]), tokens[-1]]
         return np.concatenate(tokens), np.cumsum([len(own) for own in tokens], dtype=np.int32) - 1
 

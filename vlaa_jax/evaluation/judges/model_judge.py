@@ -1,5 +1,6 @@
 """Judges that are one pass of a model over a question and all its responses."""
 
+import abc
 import collections
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from vlaa_jax.processing.solutions import Solutions
 LONGEST_ROW = 16_384  # tokens
 
 
-class ModelJudge:
+class ModelJudge(abc.ABC):
     """A `Judge`; what is scored, and how, is said by the methods below.
 
     Attributes:
@@ -60,21 +61,21 @@ class ModelJudge:
             out.append([scores[text] for text in question.responses])
         return out
 
+    @abc.abstractmethod
     def shown(self, record: Record) -> Record:
         """What the model sees of a question."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def written(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Tokens `[C]` of a response and the place `[S]` of each step's last; raises `InputError` as `Encoder`."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def program(self, batch: Solutions) -> jax.Array:
         """`[B, G, ...]` of a batch over the mesh."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def read(self, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
         """Step scores `[S]` from a response's own part `[...]` of what the program gave."""
-        raise NotImplementedError
 
     def _written(self, text: str) -> tuple[np.ndarray, np.ndarray] | None:
         if not text.strip():
