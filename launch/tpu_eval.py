@@ -234,8 +234,8 @@ class _Asking:
 def _evaluate(options: argparse.Namespace, source: "RecordSource", scorer: "Scorer | BatchScorer | None") -> None:
     from vlaa_jax.evaluation.compare import compare, tables, to_json
     from vlaa_jax.evaluation.tables import text_table
+    from vlaa_jax.storage import replace_file
     from vlaa_jax.training.held_out import result_row
-    from vlaa_jax.training.run_folder import replace_file
 
     policy = _open_policy(options)
     asking = _Asking(options, source, policy, scorer or _own_scorer(options, policy))

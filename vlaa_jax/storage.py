@@ -1,4 +1,4 @@
-"""Files on Google Cloud Storage (`gs://bucket/folder`), and the cache folder that they are brought to.
+"""Files that are there whole or not at all: on Google Cloud Storage (`gs://bucket/folder`), in the cache, on disk.
 
 Shards and start checkpoints are read through the local disk: `fetch_folder` brings files there once. Run folders are
 mirrored (`training/mirror.py`); checkpoints of a run go to the bucket by Orbax itself.
@@ -321,3 +321,16 @@ def _reason(error: Exception) -> str:
             "or use a machine with a service account"
         )
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
+def replace_file(path: pathlib.Path, data: bytes) -> None:
+    """Writes a file that is, at every moment, the old one or the new one in full."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from data_prep.answers.model import Answer, Arrived, Request, Unanswered, ignore
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
-from vlaa_jax.processing.conversation import INSTRUCTIONS, Prompt
+from vlaa_jax.processing.conversation import INSTRUCTIONS, OWN_SYSTEM, Prompt
 from vlaa_jax.processing.encode import EncodedPrompt, Encoder
 from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.processing.records import Record
@@ -26,7 +26,6 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
 
-_SYSTEM = "system_prompt.txt"  # beside the weights of an exported policy
 # Shapes double, so that whatever comes few programs are compiled and less than half of a batch is padding.
 _PROMPTS = tuple(64 * 2**k for k in range(11))
 _WINDOWS = tuple(4 * 2**k for k in range(11))
@@ -158,7 +157,7 @@ class _Loaded:
 
     @classmethod
     def read(cls, directory: pathlib.Path) -> Self:
-        sizes, tokenizer, system = read_config(directory), Tokenizer(directory), directory / _SYSTEM
+        sizes, tokenizer, system = read_config(directory), Tokenizer(directory), directory / OWN_SYSTEM
         model = hf.load(directory, dtype=None)
         return cls(
             sizes,

@@ -10,7 +10,7 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.utils.shared import Shared
 
-from data_prep import pictures
+from data_prep import citations, pictures
 from data_prep.build.curation import Split, rank
 from data_prep.build.destination import Destination
 from data_prep.build.engine import ASIDE, Aside, pipeline, write, write_counts
@@ -28,13 +28,6 @@ _QUALITIES = (95, 90, 80, 70, 60, 50, 40, 30)  # of JPEG
 _DESCRIPTION = (
     "VLAA-Thinking, built from its public sources: visual questions with reasoning traces and verifiable answers."
 )
-_CITATION = """@article{chen2025sft,
-  author = {Chen, Hardy and Tu, Haoqin and Wang, Fali and Liu, Hui and Tang, Xianfeng and Du, Xinya and Zhou, Yuyin and
-    Xie, Cihang},
-  title = {SFT or RL? An Early Investigation into Training R1-Like Reasoning Large Vision-Language Models},
-  journal = {arXiv preprint arXiv:2504.11468},
-  year = {2025}
-}"""
 
 
 def make_record(draft: Draft, picture: bytes | None) -> Record:
@@ -157,7 +150,7 @@ def assemble(
             name=section["name"],
             version=section["version"],
             description=_DESCRIPTION,
-            citation=_CITATION,
+            citation=citations.VLAA_THINKING,
         )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import tqdm
 
+from data_prep import citations
 from data_prep.parallel import in_order
 from data_prep.released import folders, reading, reward, thinking
 from data_prep.released.report import MISSING, Outcome, Report
@@ -30,19 +31,6 @@ REPORT = "report.json"
 REPEATED_ID = "repeated id, numbered"
 
 _SPLITS = {"sft": "sft", "rl": "rl", "reward": "train"}
-_THINKING_CITATION = """@article{chen2025sft,
-  title={SFT or RL? An Early Investigation into Training R1-Like Reasoning Large Vision-Language Models},
-  author={Chen, Hardy and Tu, Haoqin and Wang, Fali and Liu, Hui and Tang, Xianfeng and Du, Xinya and Zhou, Yuyin and
-    Xie, Cihang},
-  journal={arXiv preprint arXiv:2504.11468},
-  year={2025}
-}"""
-_REWARD_CITATION = """@article{tu2025vilbench,
-  title={ViLBench: A Suite for Vision-Language Process Reward Modeling},
-  author={Tu, Haoqin and Feng, Weitao and Chen, Hardy and Liu, Hui and Tang, Xianfeng and Xie, Cihang},
-  journal={arXiv preprint arXiv:2503.20271},
-  year={2025}
-}"""
 
 
 def add_command(commands: argparse._SubParsersAction) -> None:
@@ -138,7 +126,7 @@ def import_released(
             name="vilreward" if is_reward else "vlaa_thinking",
             version=VERSION,
             description=f"Imported from {path.name}.",
-            citation=_REWARD_CITATION if is_reward else _THINKING_CITATION,
+            citation=citations.VILBENCH if is_reward else citations.VLAA_THINKING,
         )
         content: dict[str, Any] = {"file": path.name, "split": split, **report.to_json()}
         content["boxes"] = {source: dataclasses.asdict(reading) for source, reading in found.readings.items()}

@@ -17,12 +17,13 @@ from typing import Any, TextIO
 
 from PIL import Image
 
-from data_prep.search.folder import REPORT, SearchFolder, write_whole
+from data_prep.search.folder import REPORT, SearchFolder
 from data_prep.search.report import Report
 from data_prep.search.tree import Node, Rules, Tree
 from data_prep.search.values import Valuation
 from vlaa_jax.processing.records import ProcessRecord, Record
 from vlaa_jax.processing.shards import RecordSource, finish, write_split
+from vlaa_jax.storage import replace_file
 
 SHARDS, PROCESS, IMAGES = "shards", "process.json", "images"
 TRAIN, HELDOUT = "train", "heldout"
@@ -136,7 +137,7 @@ def export(
         finish(shards, written, kind=ProcessRecord, name=name, version=version, description=_DESCRIPTION)
         report.unpublished = published.left
     report.seconds = folder.seconds()
-    write_whole(folder.path / REPORT, json.dumps(report.to_json(), indent=1, sort_keys=True) + "\n")
+    replace_file(folder.path / REPORT, f"{json.dumps(report.to_json(), indent=1, sort_keys=True)}\n".encode())
     return report
 
 

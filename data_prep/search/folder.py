@@ -7,11 +7,11 @@ under way, and they are grown again as they were.
 import json
 import os
 import pathlib
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vlaa_jax.errors import InputError
+from vlaa_jax.storage import replace_file
 
 SETTINGS = "search.json"  # what the trees were made from
 REPORT = "report.json"  # written last
@@ -52,7 +52,7 @@ class SearchFolder:
         if self.path.exists() and any(self.path.iterdir()):
             raise InputError(f"{self.path} is not empty and holds no search: name a new folder with --out")
         (self.path / "trees").mkdir(parents=True, exist_ok=True)
-        write_whole(path, text)
+        replace_file(path, text.encode())
 
     def settings(self) -> dict[str, Any]:
         """What the trees were made from.
@@ -75,8 +75,8 @@ class SearchFolder:
         """Keeps the trees of a chunk, a line each, and how long they took."""
         lines = [json.dumps(tree, ensure_ascii=False) + "\n" for tree in trees]
         # Beside the trees, which are the same however long they took; and first, so that no tree is without its time.
-        write_whole(self._chunk(number).with_suffix(".seconds"), f"{seconds:.1f}\n")
-        write_whole(self._chunk(number), "".join(lines))
+        replace_file(self._chunk(number).with_suffix(".seconds"), f"{seconds:.1f}\n".encode())
+        replace_file(self._chunk(number), "".join(lines).encode())
 
     def trees(self) -> Iterator[dict[str, Any]]:
         """All trees that are there, in the order of their chunks."""
@@ -91,13 +91,6 @@ class SearchFolder:
 
     def _chunk(self, number: int) -> pathlib.Path:
         return self.path / "trees" / f"{number:05d}.jsonl"
-
-
-def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """From the sections of a search's config to the objects they describe."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Sequence
 
@@ -21,7 +20,7 @@ from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.config import read_config
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
 from vlaa_jax.processing.buckets import choose_buckets
-from vlaa_jax.processing.conversation import load_prompt
+from vlaa_jax.processing.conversation import own_prompt
 from vlaa_jax.processing.encode import EncodedPrompt, Encoder
 from vlaa_jax.processing.index import Index, build_index, usable
 from vlaa_jax.processing.records import VERIFIERS, Record
@@ -33,9 +32,6 @@ from vlaa_jax.rollout.programs import continued_programs
 from vlaa_jax.rollout.random_bits import SEARCH
 from vlaa_jax.rollout.sampler import sampling_weights
 from vlaa_jax.sharding import evenly, make_mesh, place_parameter
-
-# Beside the weights of an exported policy: system message and instructions of its training.
-_SYSTEM, _NOTE = "system_prompt.txt", "vlaa_jax.json"
 
 
 def check(config: ConfigDict) -> None:
@@ -118,16 +114,12 @@ def encoder(config: ConfigDict) -> Encoder:
       InputError: a file of the policy is missing or damaged.
     """
     directory, section = checkpoint(config), config.prompt
-    own, note = directory / _SYSTEM, directory / _NOTE
-    try:
-        instructions = json.loads(note.read_text())["instructions"] if note.exists() else {}
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{note} is damaged ({error!r}): expected an object with instructions") from None
     return open_encoder(
         directory,
-        load_prompt(
-            section.system or (str(own) if own.exists() else None),
-            instructions | {name: text for name, text in section.instructions.items() if text},
+        own_prompt(
+            directory,
+            system=section.system,
+            instructions={name: text for name, text in section.instructions.items() if text},
         ),
         min_pixels=config.data.min_pixels or None,
         max_pixels=config.data.max_pixels or None,

@@ -12,7 +12,7 @@ import string
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from data_prep import golds, pictures
+from data_prep import citations, golds, pictures
 from data_prep.released import choices
 from data_prep.sources.entries import read_json
 from data_prep.vilbench.quotas import check_counts
@@ -33,12 +33,6 @@ COLUMNS = {
 _OPTIONAL = ("choices",)  # they may stand in the question
 _LETTERS = string.ascii_uppercase
 _MOST_SHOWN = 5
-_CITATION = """@article{tu2025vilbench,
-  title={ViLBench: A Suite for Vision-Language Process Reward Modeling},
-  author={Tu, Haoqin and Feng, Weitao and Chen, Hardy and Liu, Hui and Tang, Xianfeng and Xie, Cihang},
-  journal={arXiv preprint arXiv:2503.20271},
-  year={2025}
-}"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +92,7 @@ def import_released(
             name="vilbench",
             version=VERSION,
             description=f"Imported from {file.name}.",
-            citation=_CITATION,
+            citation=citations.VILBENCH,
         )
     return dict(counts)
 

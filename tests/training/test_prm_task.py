@@ -14,9 +14,9 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
 from vlaa_jax.objectives.step_scores import score_steps
-from vlaa_jax.processing.conversation import load_prompt
+from vlaa_jax.processing.conversation import OWN_NOTE, OWN_SYSTEM, load_prompt
 from vlaa_jax.training import saved_policy
-from vlaa_jax.training.export import NOTE, SYSTEM, export
+from vlaa_jax.training.export import export
 from vlaa_jax.training.loop import train
 from vlaa_jax.training.prm_task import PRMTask
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
@@ -107,8 +107,8 @@ def test_an_exported_reward_model_scores_as_in_training_and_goes_on(trained, con
     theirs = np.asarray(score_steps(model, solutions, dtype="float32"))
     np.testing.assert_allclose(theirs[labels.weights > 0], ours[labels.weights > 0], atol=1e-6)
     # It is asked as in training.
-    assert json.loads((out / NOTE).read_text())["prompt_sha256"] == RunFolder(workdir).header()["prompt_sha256"]
-    encoder = open_encoder(out, load_prompt(str(out / SYSTEM)))
+    assert json.loads((out / OWN_NOTE).read_text())["prompt_sha256"] == RunFolder(workdir).header()["prompt_sha256"]
+    encoder = open_encoder(out, load_prompt(str(out / OWN_SYSTEM)))
     assert encoder.prompt.system == task.encoder.prompt.system
     assert encoder.images.max_pixels == task.encoder.images.max_pixels
     card = (out / "README.md").read_text()

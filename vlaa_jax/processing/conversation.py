@@ -13,6 +13,9 @@ from etils import epath
 from vlaa_jax.errors import InputError
 from vlaa_jax.processing.records import VERIFIERS, Record
 
+# Beside the weights of an exported model: how it was asked in training (`training/export.py` writes them).
+OWN_SYSTEM, OWN_NOTE = "system_prompt.txt", "vlaa_jax.json"
+
 SYSTEM_FILE = pathlib.Path(__file__).parent / "prompts" / "system.txt"
 
 # What each verifier needs to be told to read the answer. `{space}` is the box's coordinate space.
@@ -115,3 +118,39 @@ def load_prompt(system: str | None = None, instructions: Mapping[str, str] | Non
     if unknown:
         raise InputError(f"config.prompt.instructions: unknown verifier {sorted(unknown)[0]!r}, expected {VERIFIERS}")
     return Prompt(text, {**INSTRUCTIONS, **(instructions or {})})
+
+
+def own_prompt(directory: pathlib.Path, *, system: str = "", instructions: Mapping[str, str] | None = None) -> Prompt:
+    """The conversation that a checkpoint was trained with, else ours.
+
+    Args:
+      directory: Hugging Face directory; an exported one says how it was asked.
+      system: file with another system message.
+      instructions: verifier -> sentence, laid over its own.
+
+    Raises:
+      InputError: as `read_note` and `load_prompt`.
+    """
+    own = directory / OWN_SYSTEM
+    return load_prompt(
+        system or (str(own) if own.exists() else None),
+        {**read_note(directory).get("instructions", {}), **(instructions or {})},
+    )
+
+
+def read_note(directory: pathlib.Path) -> dict[str, Any]:
+    """What an exported directory says of its training: prompt_sha256, instructions, rollout; {} where it has none.
+
+    Raises:
+      InputError: the file is no JSON object.
+    """
+    path = directory / OWN_NOTE
+    if not path.exists():
+        return {}
+    try:
+        note = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(note, dict):
+        raise InputError(f"{path}: expected a JSON object with prompt_sha256, instructions and rollout")
+    return note

@@ -14,6 +14,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
 from vlaa_jax.models.reward_model import RewardModel
+from vlaa_jax.processing.conversation import OWN_NOTE, OWN_SYSTEM
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.images import ImageProcessor
 from vlaa_jax.training import settings
@@ -21,10 +22,6 @@ from vlaa_jax.training.checkpoint import Checkpoints
 from vlaa_jax.training.model_card import model_card
 from vlaa_jax.training.run_folder import RunFolder
 from vlaa_jax.training.state import combine, partition
-
-# How the model was asked in training, as `saved_policy.from_checkpoint` reads it.
-NOTE = "vlaa_jax.json"
-SYSTEM = "system_prompt.txt"
 
 
 def trained_model(folder: RunFolder, config: ConfigDict, step: int | None = None) -> tuple[Qwen2_5_VL, int]:
@@ -94,8 +91,8 @@ def export(folder: RunFolder, config: ConfigDict, out: pathlib.Path, step: int |
             _write_generation_config(staging, encoder, config)
             note["rollout"] = {name: config.rollout[name] for name in ("temperature", "top_k", "top_p", "new_tokens")}
         _write_pixel_limits(staging, encoder.images)
-        (staging / SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")
-        _write_json(staging / NOTE, note)
+        (staging / OWN_SYSTEM).write_text(encoder.prompt.system + "\n", encoding="utf-8")
+        _write_json(staging / OWN_NOTE, note)
         (staging / "README.md").write_text(model_card(folder, config, encoder, out.name, step), encoding="utf-8")
         staging.rename(out)
     finally:

@@ -14,8 +14,9 @@ from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.programs import rollout_programs
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.storage import replace_file
 from vlaa_jax.training import settings
-from vlaa_jax.training.run_folder import replace_file, trace_fields
+from vlaa_jax.training.run_folder import trace_fields
 from vlaa_jax.training.run_report import Findings, answer_findings, before_after_tables
 from vlaa_jax.training.task import Task
 

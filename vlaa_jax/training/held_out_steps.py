@@ -22,11 +22,11 @@ from vlaa_jax.objectives.step_scores import score_steps
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.processing.solutions import SolutionShape
 from vlaa_jax.sharding import fetch_rows, own_rows, place_rows
+from vlaa_jax.storage import replace_file
 from vlaa_jax.training.held_out import prefixed, step_of
 from vlaa_jax.training.prm import LabelledLoss
 from vlaa_jax.training.prm_data import LabelledRows, Row
 from vlaa_jax.training.prm_index import LabelledSolution, model_kind, open_questions
-from vlaa_jax.training.run_folder import replace_file
 from vlaa_jax.training.run_report import Findings
 
 # What the table shows: metric of `judge_steps`, in words, and a factor.

@@ -20,7 +20,6 @@ import json
 import math
 import os
 import pathlib
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any
 
@@ -103,7 +102,7 @@ class RunFolder:
                 raise InputError(f"{self.address}/run.json: {error}") from None
         else:
             header = new_header(config, prompt_sha256)
-        replace_file(self.header_path, (json.dumps(header, indent=1) + "\n").encode())
+        storage.replace_file(self.header_path, (json.dumps(header, indent=1) + "\n").encode())
 
     def header(self) -> dict[str, Any]:
         """What `run.json` says: `config_hash`, `prompt_sha256`, `config` of the first start, `starts`.
@@ -317,19 +316,6 @@ def trace_fields(trace: Trace) -> dict[str, Any]:
 def without_volatile(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of either file without the keys that differ between equal runs."""
     return {key: value for key, value in row.items() if not key.startswith(VOLATILE)}
-
-
-def replace_file(path: pathlib.Path, data: bytes) -> None:
-    """Writes a file that is, at every moment, the old one or the new one in full."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _number(value: Any) -> float | int:

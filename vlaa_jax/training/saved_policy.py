@@ -1,22 +1,21 @@
 """A finished policy to be evaluated or asked: a Hugging Face directory, or a checkpoint of a run."""
 
 import dataclasses
-import json
 import os
-import pathlib
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
+from vlaa_jax.processing.conversation import OWN_SYSTEM, read_note
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.rollout.draw import Sampling
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.random_bits import EVALUATION
 from vlaa_jax.rollout.sampler import SamplingWeights, sampling_weights
 from vlaa_jax.training import settings
-from vlaa_jax.training.export import NOTE, SYSTEM, trained_model
+from vlaa_jax.training.export import trained_model
 from vlaa_jax.training.run_folder import RunFolder
 
 # Where a checkpoint does not say how it was trained.
@@ -109,8 +108,8 @@ def from_checkpoint(directory: str | os.PathLike[str], *, system: str = "") -> S
     name, directory = os.fspath(directory), hf.local_folder(directory)
     if not directory.is_dir():
         raise InputError(f"{name} does not exist: expected a Hugging Face directory")
-    note = _read_note(directory / NOTE)
-    own_system = str(directory / SYSTEM) if (directory / SYSTEM).exists() else ""
+    note = read_note(directory)
+    own_system = str(directory / OWN_SYSTEM) if (directory / OWN_SYSTEM).exists() else ""
     config = ConfigDict(
         {
             "model": {"checkpoint": str(directory)},
@@ -168,15 +167,3 @@ def from_run(folder: RunFolder, config: ConfigDict, *, step: int | None = None, 
 def _scorer_beta(folder: RunFolder, config: ConfigDict) -> float:
     settled = (row["scorer_beta"] for row in folder.metrics() if "scorer_beta" in row)
     return next(settled, config.rewards.get("scorer_beta", 0.0))
-
-
-def _read_note(path: pathlib.Path) -> dict:
-    if not path.exists():
-        return {}
-    try:
-        note = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(note, dict):
-        raise InputError(f"{path}: expected an object with prompt_sha256, instructions and rollout")
-    return note

@@ -11,6 +11,7 @@ from vlaa_jax.evaluation.best_of_n.tables import average_table, correlation_tabl
 from vlaa_jax.evaluation.chart import html_curve, svg_curve
 from vlaa_jax.evaluation.page import html_page
 from vlaa_jax.evaluation.tables import Table, html_table, markdown_table
+from vlaa_jax.storage import replace_file
 
 RESPONSES = "responses.jsonl"
 
@@ -26,7 +27,7 @@ def check_folder(folder: pathlib.Path) -> None:
 def save_responses(folder: pathlib.Path, judged: Sequence[Judged]) -> None:
     """Writes what is known so far, so that a judge that fails costs neither samples nor other judges' scores."""
     folder.mkdir(exist_ok=True)
-    _write(folder / RESPONSES, "".join(f"{line}\n" for own in judged for line in to_lines(own)))
+    replace_file(folder / RESPONSES, "".join(f"{line}\n" for own in judged for line in to_lines(own)).encode())
 
 
 def all_tables(measured: Sequence[Measured], own_accuracy: Mapping[str, float], more: Sequence[Table]) -> list[Table]:
@@ -57,14 +58,9 @@ def write_report(
     sections = {"Tables": "".join(map(html_table, tables)), "Pictures": charts}
     (folder / "pictures").mkdir()
     for name, curve in drawn.items():
-        _write(folder / "pictures" / f"{name}.svg", svg_curve(curve))
+        replace_file(folder / "pictures" / f"{name}.svg", svg_curve(curve).encode())
     text = "\n\n".join([f"# {title}", *summary, *map(markdown_table, tables)])
-    _write(folder / "tables.md", f"{text}\n")
-    _write(folder / "tables.csv", write_csv(measured))
-    _write(folder / "page.html", html_page(title, summary, {name: body for name, body in sections.items() if body}))
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    replace_file(folder / "tables.md", f"{text}\n".encode())
+    replace_file(folder / "tables.csv", write_csv(measured).encode())
+    page = html_page(title, summary, {name: body for name, body in sections.items() if body})
+    replace_file(folder / "page.html", page.encode())

@@ -1,7 +1,6 @@
 """From a judge's name on a command line to the judge."""
 
 import dataclasses
-import json
 import pathlib
 from collections.abc import Callable
 
@@ -16,15 +15,12 @@ from vlaa_jax.evaluation.judges.spec import LIKELIHOOD, RUBRIC, Spec, read_spec
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
-from vlaa_jax.processing.conversation import load_prompt
+from vlaa_jax.processing.conversation import own_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.sharding import place_parameter
 
 Answering = Callable[[str], Ask]
 """From the MODEL of a rubric judge to what answers its prompts."""
-
-# Beside the weights of an export: how its model was asked in training.
-_SYSTEM, _NOTE = "system_prompt.txt", "vlaa_jax.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,12 +116,7 @@ def open_directory(directory: pathlib.Path) -> Encoder:
     Raises:
       InputError: a file is missing or cannot be read.
     """
-    system, note = directory / _SYSTEM, directory / _NOTE
-    try:
-        instructions = json.loads(note.read_text(encoding="utf-8")).get("instructions") if note.exists() else {}
-    except (ValueError, AttributeError) as error:
-        raise InputError(f"{note}: expected a JSON object ({error})") from None
-    return open_encoder(directory, load_prompt(str(system) if system.exists() else None, instructions))
+    return open_encoder(directory, own_prompt(directory))
 
 
 def _local(text: str, spec: Spec, folder: Callable[[str], str]) -> pathlib.Path:
