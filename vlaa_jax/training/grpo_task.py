@@ -18,7 +18,6 @@ from vlaa_jax.evaluation.judges.open import Answering
 from vlaa_jax.evaluation.judges.open_scorer import settle_beta
 from vlaa_jax.evaluation.judges.scorer import JudgeScorer
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
-from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.advantages import advantages
 from vlaa_jax.objectives.grpo import loss_denominator, truncated_importance_weights, truncation_mask
 from vlaa_jax.objectives.kl import update_kl_coefficient
@@ -326,25 +325,15 @@ class GRPOTask:
                         jax.block_until_ready(parts)
                         del reference
                 with clock.phase("update"):
-                    denominator = loss_denominator(scored.mask[jnp.asarray(chosen)], self._objective)
-                    total = None
-                    for part, part_scored in parts:
-                        batch = (part, part_scored, kl_coefficient)
-                        total = (
-                            self._updater.first(self.state, batch)
-                            if total is None
-                            else self._updater.add(self.state, total, batch)
-                        )
-                        tokens += part.rows.tokens.size
                     rate = float(self._schedule(int(self.state.updates)))
-                    self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
-                    finite = bool(outcome.finite)
-                    bad += not finite
-                    if finite:
-                        for name, value in summarise(sums).items():
-                            gathered[f"update/{name}"].append(value)
-                        gathered["loss"].append(float(outcome.loss))
-                        gathered["gradient_norm"].append(float(outcome.gradient_norm))
+                    batches = [(part, of_part, kl_coefficient) for part, of_part in parts]
+                    count = lambda batch: loss_denominator(batch[1].mask, self._objective)  # noqa: E731
+                    self.state, found = self._updater.run(self.state, batches, count)
+                    tokens += sum(part.rows.tokens.size for part, _ in parts)
+                    bad += not found
+                    for name, value in found.items():
+                        gathered[name].append(value)
+                    if found:
                         gathered["learning_rate"].append(rate)
         metrics = {name: float(np.mean(values)) for name, values in gathered.items()}
         # At the first update policy and sampler are one: the ratio there measures their numerical difference.

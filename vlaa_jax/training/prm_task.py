@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from vlaa_jax import distributed
 from vlaa_jax.ahead import Program, resized
 from vlaa_jax.models.reward_model import RewardModel
-from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.sharding import own_rows, place_rows, row_shards
 from vlaa_jax.training import settings
 from vlaa_jax.training.batch_sizes import check_rows
@@ -66,20 +64,11 @@ class PRMTask:
         with clock.phase("data"):
             update = distributed.together(lambda: next(self._updates))
         with clock.phase("update"):
-            total = None
-            denominator = jnp.float32(0)
-            for batch in map(place_rows, update.micro_batches):
-                denominator += self._loss.denominator(batch[1])
-                add = self._updater.add
-                total = self._updater.first(self.state, batch) if total is None else add(self.state, total, batch)
             rate = float(self._schedule(int(self.state.updates)))
-            self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
-            finite, loss = bool(outcome.finite), float(outcome.loss)
-            norm, updates = float(outcome.gradient_norm), int(self.state.updates)
-            metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
-        metrics |= {"updates": updates, "non_finite_updates": int(not finite), "learning_rate": rate}
+            batches = map(place_rows, update.micro_batches)
+            self.state, metrics = self._updater.run(self.state, batches, lambda batch: self._loss.denominator(batch[1]))
+        finite = bool(metrics)
+        metrics |= {"updates": int(self.state.updates), "non_finite_updates": int(not finite), "learning_rate": rate}
         metrics["epoch"] = number / self._data.updates_per_epoch
-        if finite:
-            metrics |= {"loss": loss, "gradient_norm": norm}
         self.numbers["step"] = number
         return StepReport(metrics, [], {"update": update.tokens}, None if finite else {"ids": update.ids})

@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from vlaa_jax import distributed
 from vlaa_jax.ahead import Program, resized, rows_of
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
-from vlaa_jax.objectives.accumulation import summarise
 from vlaa_jax.objectives.sft import sft_loss_denominator
 from vlaa_jax.processing.batches import Targets, pad_prompts
 from vlaa_jax.processing.index import usable
@@ -73,25 +72,14 @@ class SFTTask:
         with clock.phase("data"):
             update = distributed.together(lambda: next(self._updates))
         with clock.phase("update"):
-            total = None
-            denominator = jnp.float32(0)
-            for batch in map(place_rows, update.micro_batches):
-                denominator += sft_loss_denominator(self._loss.weights(batch[1]))
-                total = (
-                    self._updater.first(self.state, batch)
-                    if total is None
-                    else self._updater.add(self.state, total, batch)
-                )
             rate = float(self._schedule(int(self.state.updates)))
-            self.state, outcome, sums = self._updater.apply(self.state, total, jnp.maximum(denominator, 1.0))
-            finite, loss = bool(outcome.finite), float(outcome.loss)
-            norm, updates = float(outcome.gradient_norm), int(self.state.updates)
-            metrics = {f"update/{name}": value for name, value in summarise(sums).items()} if finite else {}
-        metrics |= {"updates": updates, "non_finite_updates": int(not finite), "learning_rate": rate}
+            count = lambda batch: sft_loss_denominator(self._loss.weights(batch[1]))  # noqa: E731
+            self.state, metrics = self._updater.run(self.state, map(place_rows, update.micro_batches), count)
+        finite, samples = bool(metrics), []
+        metrics |= {"updates": int(self.state.updates), "non_finite_updates": int(not finite), "learning_rate": rate}
         metrics["epoch"] = number / self._data.updates_per_epoch
-        samples = []
         if finite:
-            metrics |= {"loss": loss, "gradient_norm": norm}
+            loss = metrics["loss"]
             recent = self.numbers["recent_losses"]
             if len(recent) == _WINDOW and loss > _SPIKE * float(np.median(recent)):
                 metrics["loss_spike"] = 1

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
-from vlaa_jax.objectives.accumulation import Metrics, merge_metrics
+from vlaa_jax.objectives.accumulation import Metrics, merge_metrics, summarise
 from vlaa_jax.sharding import TRAINING, P, keep_parameters, over_rows, row_specs, specs, sum_gradients, sum_rows
 from vlaa_jax.training.optimizer import step, step_by_layer
 from vlaa_jax.training.state import TrainState, combine
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Updater:
-    """The jitted programs of an objective: `first` and `add`, each once a micro-batch, then `apply`."""
+    """The updates of an objective: `run` is a whole one, of the jitted programs `add` and `apply`."""
 
     def __init__(
         self,
@@ -72,6 +72,30 @@ class Updater:
         self._zeros: Callable[[], Accumulator] | None = None
         self.add = jax.jit(self._add, donate_argnums=1)
         self.apply = jax.jit(self._apply, donate_argnums=0)
+
+    def run(
+        self, state: TrainState, batches: Iterable[Any], denominator: Callable[[Any], jax.Array]
+    ) -> tuple[TrainState, dict[str, float]]:
+        """One update.
+
+        Args:
+          state: before it; donated.
+          batches: its micro-batches, at least one.
+          denominator: of a micro-batch; the update's is their sum, at least 1.
+
+        Returns:
+          The state, and `loss`, `gradient_norm` and `update/...`; nothing where a number was not finite: then the
+          weights are as they were.
+        """
+        total, count = None, jnp.float32(0)
+        for batch in batches:
+            count += denominator(batch)
+            total = self.first(state, batch) if total is None else self.add(state, total, batch)
+        state, outcome, sums = self.apply(state, total, jnp.maximum(count, 1.0))
+        if not bool(outcome.finite):
+            return state, {}
+        metrics = {f"update/{name}": value for name, value in summarise(sums).items()}
+        return state, metrics | {"loss": float(outcome.loss), "gradient_norm": float(outcome.gradient_norm)}
 
     def first(self, state: TrainState, batch: Any) -> Accumulator:
         """Starts an accumulation with a first micro-batch.
