@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import apache_beam as beam
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam.transforms.environments import EmbeddedPythonGrpcEnvironment
 from apache_beam.utils.shared import Shared
 
 from data_prep import pictures
@@ -31,10 +32,13 @@ UNANSWERED = "unanswered"  # reasons of this kind begin so
 # As types, which Beam reads.
 Aside = beam.pvalue.TaggedOutput[Literal["aside"], SetAside]
 Stopped = beam.pvalue.TaggedOutput[Literal["stopped"], SetAside]
-# Threads, because a worker waits for its model most of the time: while one batch ends, others fill the model.
 _LOCAL = "DirectRunner"
+# Threads, because a worker waits for its model most of the time: while one batch ends, others fill the model.
+_THREADS = "multi_threading"
 _AT_ONCE = 20_000  # drafts in one pipeline of a step, on one machine
-_DEFAULTS = (f"--runner={_LOCAL}", "--direct_running_mode=multi_threading", "--direct_num_workers=4")
+_DEFAULTS = (f"--runner={_LOCAL}", f"--direct_running_mode={_THREADS}", "--direct_num_workers=4")
+# Beam's threads (2.77) send what they have every second, also half an element, which nobody can read: not ours.
+_NEVER = 10**9  # milliseconds
 
 
 @contextlib.contextmanager
@@ -52,7 +56,11 @@ def pipeline(options: Sequence[str]) -> Iterator[beam.Pipeline]:
     if runner == _LOCAL:  # by that name Beam would first try to download a runner written in Go
         from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-        runner = FnApiRunner()
+        direct, environment = parsed.view_as(DirectOptions), None
+        if direct.direct_running_mode == _THREADS:
+            direct.direct_running_mode = None  # it would put Beam's environment in the place of this one
+            environment = EmbeddedPythonGrpcEnvironment(data_buffer_time_limit_ms=_NEVER)
+        runner = FnApiRunner(environment)
     try:
         made = beam.Pipeline(runner=runner, options=parsed)
     except (ValueError, ImportError) as error:
