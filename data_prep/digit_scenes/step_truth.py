@@ -7,6 +7,7 @@ import numpy as np
 
 from data_prep.digit_scenes.traces import check_steps
 from vlaa_jax.evaluation.best_of_n.answered import Judged
+from vlaa_jax.evaluation.judges.judge import Question, unread
 from vlaa_jax.evaluation.step_judgement import HALF, first_below, first_wrong_auroc, first_wrong_f1
 from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.processing.records import Record
@@ -32,6 +33,28 @@ def first_wrong_step(record: Record, response: str) -> tuple[list[int], int] | N
         if None in facts[place]:
             return None
     return (places, -1) if places else None
+
+
+class TrueSteps:
+    """A judge that knows which steps are true, and prefers responses that have steps: what judging steps can gain.
+
+    Its score is the share of the stated facts that are true, 0 where none is stated; it does not look at the answer.
+    """
+
+    name, whole = "true steps", True
+
+    def __init__(self) -> None:
+        self.problems: collections.Counter[str] = collections.Counter()
+
+    def __call__(self, questions: Sequence[Question]) -> list[list[np.ndarray]]:
+        return [[self._score(question.record, text) for text in question.responses] for question in questions]
+
+    def _score(self, record: Record, response: str) -> np.ndarray:
+        if "glyphs" not in record.metadata:
+            self.problems["responses to questions that are no digit scenes"] += 1
+            return unread(1)
+        facts = [fact is True for step in check_steps(record, split_steps(response)) for fact in step]
+        return np.asarray([np.mean(facts) if facts else 0.0])
 
 
 def step_table(judged: Sequence[Judged]) -> list[Table]:

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 
 from data_prep.digit_scenes import builder
-from data_prep.digit_scenes.step_truth import first_wrong_step, step_table
+from data_prep.digit_scenes.step_truth import TrueSteps, first_wrong_step, step_table
 from vlaa_jax.evaluation.best_of_n.answered import Answered, Judged
+from vlaa_jax.evaluation.judges.judge import Question
+from vlaa_jax.evaluation.judges.open import open_judge
 from vlaa_jax.processing.conversation import completion_text
 from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.steps import split_steps
@@ -78,3 +80,17 @@ def test_the_table():
         ["unread", "m", "3", "2", "0.667", "0.875"],
     ]
     assert step_table([Judged("m", (other,), scores)]) == []
+
+
+def test_a_judge_that_knows_the_steps():
+    judge = open_judge("class:data_prep.digit_scenes.step_truth:TrueSteps")
+    assert isinstance(judge, TrueSteps) and judge.whole
+    responses = (
+        solution("northwest 7", "centre 3", "7+3=10", answer="1"),
+        solution("northwest 7", "centre 4", "7+4=11"),
+        solution("northwest 7", "who knows"),
+        completion_text("I can answer at once.", "10"),
+    )
+    scores = judge([Question(SCENE, responses), Question(Record("o", (), "?", "1", "digit"), ("a",))])
+    assert [own.tolist() for own in scores[0]] == [[1.0], [pytest.approx(1 / 3)], [0.5], [0.0]]
+    assert np.isnan(scores[1][0]).all() and sum(judge.problems.values()) == 1

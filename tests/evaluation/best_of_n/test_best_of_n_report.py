@@ -13,7 +13,7 @@ from vlaa_jax.evaluation.best_of_n.answered import Answered, Judged
 from vlaa_jax.evaluation.best_of_n.folder import check_folder
 from vlaa_jax.evaluation.best_of_n.measures import measure
 from vlaa_jax.evaluation.best_of_n.pictures import pictures
-from vlaa_jax.evaluation.best_of_n.selection import GREEDY, MEAN, ORACLE, Rule
+from vlaa_jax.evaluation.best_of_n.selection import GREEDY, LONGEST, MAJORITY, MEAN, ORACLE, SHORTEST, Rule
 from vlaa_jax.evaluation.best_of_n.tables import average_table, correlation_table, correlations, model_tables
 from vlaa_jax.evaluation.bootstrap import interval, paired_interval
 from vlaa_jax.evaluation.judges.judge import unread
@@ -126,6 +126,24 @@ def test_splits(measured):
     (row,) = [row for row in table.rows if row[:2] == ["perfect", "last (ORM)"]]
     assert row[3] == "100.0 (+50.0 [+50.0, +50.0])"
     assert table.rows[0][:4] == ["mean sample", "", "50.0", "50.0"]
+
+
+def test_duels(measured):
+    perfect, opposite, vote = Rule("perfect", "mean"), Rule("opposite", "mean"), Rule(MAJORITY)
+    assert set(measured.duels) == {(perfect, opposite), (opposite, perfect)} | {
+        (judge, Rule(name)) for judge in (perfect, opposite) for name in (MAJORITY, SHORTEST, LONGEST)
+    }
+    # Six questions of eight are picked rightly against wrongly; of the other two both draw.
+    values, votes = [0.5, 0.5, 1, 1, 1, 1, 1, 1], [0.5] * 8
+    assert measured.duels[perfect, opposite].value == 0.75 == -measured.duels[opposite, perfect].value
+    assert measured.duels[perfect, vote] == paired_interval(votes, values, resamples=2000)
+    (table,) = [
+        table for table in model_tables(measured) if table.title.startswith("Gain of a judge over others, N = 4")
+    ]
+    assert table.header[2:] == ["over perfect", "over opposite", "over majority vote", "over shortest", "over longest"]
+    (row,) = [row for row in table.rows if row[0] == "perfect"]
+    assert row[1:4] == ["mean (PRM)", "-", "+75.0 [+37.5, +100.0]"]
+    assert measure(Judged("m", QUESTIONS, {}), (2,)).duels == {}
 
 
 def test_records_without_the_field_make_no_split():

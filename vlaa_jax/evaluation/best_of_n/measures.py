@@ -1,13 +1,15 @@
 """What picks are worth: means over questions with bootstrap intervals, and their gain over the mean sample."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from vlaa_jax.evaluation.best_of_n.answered import Judged
-from vlaa_jax.evaluation.best_of_n.selection import MEAN, Picks, Rule, rules, select
+from vlaa_jax.evaluation.best_of_n.selection import LONGEST, MAJORITY, MEAN, SHORTEST, Picks, Rule, rules, select
 from vlaa_jax.evaluation.bootstrap import Estimate, interval, paired_interval
+from vlaa_jax.evaluation.judges.aggregate import ORM, PRM
 from vlaa_jax.processing.records import VERIFIERS
 
 _RESAMPLES = 2000
@@ -44,6 +46,7 @@ class Measured:
       sizes: the Ns that were asked for.
       cells: by rule and N; none where no question has N responses.
       splits: title -> group -> rule -> cell at `largest`.
+      duels: by two rules, the gain of the first one's accuracy over the second's on the same questions, at `largest`.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Measured:
     sizes: tuple[int, ...]
     cells: Mapping[tuple[Rule, int], Cell]
     splits: Mapping[str, Mapping[str, Mapping[Rule, Cell]]]
+    duels: Mapping[tuple[Rule, Rule], Estimate]
 
     @property
     def largest(self) -> int:
@@ -70,7 +74,7 @@ def measure(judged: Judged, sizes: Sequence[int], *, dominance: str = "dominance
     picks = {(rule, n): select(judged, rule, n) for rule in found for n in sizes}
     every = np.ones(len(judged.questions), bool)
     cells = _cells(picks, every)
-    measured = Measured(judged.model, found, tuple(sizes), cells, {})
+    measured = Measured(judged.model, found, tuple(sizes), cells, {}, {})
     largest = measured.largest
     at_largest = {key: own for key, own in picks.items() if key[1] == largest}
     verifiers = np.asarray([question.record.verifier for question in judged.questions])
@@ -81,7 +85,23 @@ def measure(judged: Judged, sizes: Sequence[int], *, dominance: str = "dominance
         groups = {name: {rule: cell for (rule, _), cell in own.items()} for name, own in groups.items() if own}
         if len(groups) > 1 or (groups and title == "dominance"):
             splits[title] = groups
-    return dataclasses.replace(measured, splits=splits)
+    return dataclasses.replace(measured, splits=splits, duels=_duels(judged, at_largest))
+
+
+def _duels(judged: Judged, picks: Mapping[tuple[Rule, int], Picks]) -> dict[tuple[Rule, Rule], Estimate]:
+    """Every judge, by the mean of its step scores or its only score, against each other one and against no judge."""
+    judges = [Rule(name, ORM if name in judged.whole else PRM) for name in judged.scores]
+    others = [*judges, *map(Rule, (MAJORITY, SHORTEST, LONGEST))]
+    accuracy = {rule: own.accuracy for (rule, _), own in picks.items()}
+    duels = {}
+    for first, second in itertools.product(judges, others):
+        if first == second or not {first, second} <= accuracy.keys():
+            continue
+        both = ~np.isnan(accuracy[first] + accuracy[second])
+        if both.any():
+            before, after = accuracy[second][both], accuracy[first][both]
+            duels[first, second] = paired_interval(before, after, resamples=_RESAMPLES)
+    return duels
 
 
 def _cells(picks: Mapping[tuple[Rule, int], Picks], chosen: np.ndarray) -> dict[tuple[Rule, int], Cell]:

@@ -48,6 +48,8 @@ def model_tables(measured: Measured) -> list[Table]:
             f"{note} Gains are paired: differences on the same questions.",
         ),
     ]
+    if measured.duels:
+        tables.append(_duel_table(measured))
     for title, groups in measured.splits.items():
         rows = [
             [*_names(rule), *(_split(rule, own[rule]) if rule in own else _EMPTY for own in groups.values())]
@@ -64,6 +66,23 @@ def model_tables(measured: Measured) -> list[Table]:
             )
         )
     return tables
+
+
+def _duel_table(measured: Measured) -> Table:
+    judges, others = ({duel[side] for duel in measured.duels} for side in (0, 1))
+    # Columns in the order of the rows, behind them what is no judge.
+    others = sorted(others, key=lambda rule: (rule not in judges, measured.rules.index(rule)))
+    rows = []
+    for first in sorted(judges, key=measured.rules.index):
+        found = [measured.duels.get((first, second)) for second in others]
+        rows.append([*_names(first), *(_points(own, sign=True) if own else _EMPTY for own in found)])
+    return Table(
+        f"Gain of a judge over others, N = {measured.largest}, responses of {measured.model}",
+        ["judge", "aggregation", *(f"over {second.judge}" for second in others)],
+        rows,
+        "Points of 100, with 95 % bootstrap intervals: differences of the accuracy on the same questions. A judge of "
+        "steps picks by the mean of its scores.",
+    )
 
 
 def average_table(measured: Sequence[Measured]) -> Table | None:

@@ -11,10 +11,11 @@ from vlaa_jax.evaluation.judges.judge import Judge
 from vlaa_jax.evaluation.judges.likelihood import LikelihoodJudge
 from vlaa_jax.evaluation.judges.reward import RewardJudge
 from vlaa_jax.evaluation.judges.rubric import Ask, RubricJudge
-from vlaa_jax.evaluation.judges.spec import LIKELIHOOD, RUBRIC, Spec, read_spec
+from vlaa_jax.evaluation.judges.spec import CLASS, LIKELIHOOD, RUBRIC, Spec, read_spec
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL, hf
 from vlaa_jax.models.qwen2_5_vl.encoder import open_encoder
+from vlaa_jax.named_class import make_named
 from vlaa_jax.processing.conversation import own_prompt
 from vlaa_jax.processing.encode import Encoder
 from vlaa_jax.sharding import place_parameter
@@ -51,6 +52,9 @@ def check_judge(text: str, *, policy: bool, folder: Callable[[str], str] = str) 
     """
     spec = read_spec(text)
     if spec.kind == RUBRIC:
+        return
+    if spec.kind == CLASS:
+        make_named(spec.place, "judge")
         return
     if not spec.place:
         if not policy:
@@ -92,6 +96,8 @@ def open_judge(
         if answering is None:
             raise InputError(f"judge {text!r}: nothing here answers the prompts of a rubric judge")
         return RubricJudge(answering(spec.place), name=text)
+    if spec.kind == CLASS:
+        return make_named(spec.place, "judge")
     local = _local(text, spec, folder) if spec.place else None
     if spec.kind == LIKELIHOOD:
         own = open_policy(local) if local else policy

@@ -5,16 +5,16 @@ from typing import NamedTuple
 from vlaa_jax.errors import InputError
 
 HEADS = ("process", "outcome", "untrained")
-LIKELIHOOD, RUBRIC = "likelihood", "rubric"
-SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR or rubric:MODEL"
+LIKELIHOOD, RUBRIC, CLASS = "likelihood", "rubric", "class"
+SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR, rubric:MODEL or class:package.module:ClassName"
 
 
 class Spec(NamedTuple):
     """A name in its parts.
 
     Attributes:
-      kind: of `HEADS`, `likelihood` or `rubric`.
-      place: DIR or MODEL; '' for the likelihood of the policy that is evaluated.
+      kind: of `HEADS`, `likelihood`, `rubric` or `class`.
+      place: DIR, MODEL or package.module:ClassName; '' for the likelihood of the policy that is evaluated.
     """
 
     kind: str
@@ -24,6 +24,6 @@ class Spec(NamedTuple):
 def read_spec(text: str) -> Spec:
     """Raises `InputError` unless `text` is one of `SPECS`."""
     kind, _, place = text.partition(":")
-    if (kind in (*HEADS, RUBRIC, LIKELIHOOD) and place) or text == LIKELIHOOD:
+    if (kind in (*HEADS, RUBRIC, LIKELIHOOD, CLASS) and place) or text == LIKELIHOOD:
         return Spec(kind, place)
     raise InputError(f"judge {text!r}: expected {SPECS}")
