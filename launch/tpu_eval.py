@@ -10,7 +10,7 @@ python launch/tpu_eval.py --data=SHARDS:test --best-of=2,4,8,16 --responses=FILE
 
 A judge is process:DIR or outcome:DIR (a trained reward model), untrained:DIR (a policy with a random head),
 likelihood (of the policy itself) or likelihood:DIR, rubric:MODEL (MODEL of --endpoint, or policy:DIR in this process),
-class:package.module:ClassName (your own), or `stored`: those whose scores stand in the response files already.
+class:MODULE:CLASS (your own), or `stored`: those whose scores stand in the response files already.
 
 DIR, the folder of a run and that of SHARDS may be gs://bucket/folder.
 """

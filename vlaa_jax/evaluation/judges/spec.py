@@ -6,7 +6,7 @@ from vlaa_jax.errors import InputError
 
 HEADS = ("process", "outcome", "untrained")
 LIKELIHOOD, RUBRIC, CLASS = "likelihood", "rubric", "class"
-SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR, rubric:MODEL or class:package.module:ClassName"
+SPECS = "process:DIR, outcome:DIR, untrained:DIR, likelihood, likelihood:DIR, rubric:MODEL or class:MODULE:CLASS"
 
 
 class Spec(NamedTuple):
@@ -14,7 +14,7 @@ class Spec(NamedTuple):
 
     Attributes:
       kind: of `HEADS`, `likelihood`, `rubric` or `class`.
-      place: DIR, MODEL or package.module:ClassName; '' for the likelihood of the policy that is evaluated.
+      place: DIR, MODEL or MODULE:CLASS; '' for the likelihood of the policy that is evaluated.
     """
 
     kind: str
