@@ -4,10 +4,14 @@ import uuid
 
 import pytest
 from gcs_emulator import Bucket, Emulator
+from xla_flags import UNOPTIMISED
 
 # With libtpu installed JAX would look for a TPU; the tests compile for one, and run on the CPU.
 if importlib.util.find_spec("libtpu"):
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+
+os.environ.setdefault("XLA_FLAGS", UNOPTIMISED)
 
 
 @pytest.fixture(scope="session")

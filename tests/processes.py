@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 import tiny
+from xla_flags import of_devices
 
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
 
@@ -71,7 +72,7 @@ def started(
         port = probe.getsockname()[1]
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     common = {"JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
-    common["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    common["XLA_FLAGS"] = of_devices(devices)
     running = []
     try:
         for i in range(count):

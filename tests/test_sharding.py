@@ -12,6 +12,7 @@ import optax
 import pytest
 import sharded
 import tiny
+from xla_flags import of_devices
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models.qwen2_5_vl import hf
@@ -24,10 +25,8 @@ from vlaa_jax.training.state import create_state
 def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     """Loss and gradients of each mesh, and of one device."""
     file = tmp_path_factory.mktemp("sharded") / "gradients.npz"
-    # Unoptimised, because compiling takes longer than running.
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     paths = os.pathsep.join(filter(None, (str(pathlib.Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
+    environment = {**os.environ, "XLA_FLAGS": of_devices(4), "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
     subprocess.run([sys.executable, sharded.__file__, str(file)], env=environment, check=True, timeout=300)
     out: dict[str, dict[str, np.ndarray]] = {}
     for key, array in np.load(file).items():

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from tiny_checkpoint import picture, write_checkpoint
 from transformers import AutoModelForImageTextToText, AutoTokenizer, Qwen2VLImageProcessorPil
+from xla_flags import of_devices
 
 from data_prep.perplexity import likelihood
 from data_prep.perplexity.score import score_records
@@ -145,10 +146,9 @@ def test_killed_at_every_batch_it_ends_with_the_same_bytes(folder, whole, tmp_pa
 
 def test_the_command_on_two_devices(folder, whole, tmp_path):
     paths = [f"--data={folder}/shards:few", f"--checkpoint={folder}/{QWEN2}", f"--out={tmp_path}/there.jsonl"]
-    flags = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"
     done = subprocess.run(
         [sys.executable, "-m", "data_prep", "perplexity", *paths, "--batch=1", f"--max-pixels={MAX_PIXELS}"],
-        env=os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"XLA_FLAGS": of_devices(2), "JAX_PLATFORMS": "cpu"},
         capture_output=True,
         text=True,
         cwd=ROOT,

@@ -47,7 +47,7 @@ def test_3b_runs_is_killed_resumes_and_exports(folder, config, fields):
     run = folder / config
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "launch/tpu_train.py", f"--config=configs/{config}.py:3b", f"--workdir={run}", *flags]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "VLAA_JAX_CACHE": str(folder / "cache")}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "VLAA_JAX_CACHE": str(folder / "cache")}
 
     first = subprocess.Popen(command, cwd=ROOT, env=environment)
     while first.poll() is None and not (run / "checkpoints" / "2").exists():

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import ClosedJaxpr, Jaxpr
+from xla_flags import of_devices
 
 import vlaa_jax
 from vlaa_jax.errors import InputError
@@ -193,7 +194,7 @@ def test_rows_split_over_devices_stay_where_they_are():
     """Each device works on its own tokens in every chunk; nothing is exchanged but the head's gradient."""
     root = pathlib.Path(vlaa_jax.__file__).parents[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": of_devices(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(root),
     }

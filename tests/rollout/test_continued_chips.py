@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import numpy as np
+from xla_flags import of_devices
 
 HERE = pathlib.Path(__file__).parent
 
 
 def test_chips_change_no_continuation_and_run_what_was_compiled_ahead(tmp_path):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": of_devices(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE.parents[1], HERE))),
     }

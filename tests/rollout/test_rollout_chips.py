@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from xla_flags import of_devices
 
 HERE = pathlib.Path(__file__).parent
 
@@ -15,7 +16,7 @@ HERE = pathlib.Path(__file__).parent
 def found(tmp_path_factory) -> dict[str, dict[str, np.ndarray]]:
     path = tmp_path_factory.mktemp("chips") / "rollouts.npz"
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": of_devices(4),
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join(map(str, (HERE.parent, HERE.parents[1]))),
     }

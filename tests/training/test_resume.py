@@ -11,6 +11,7 @@ import sys
 import pytest
 import tiny
 from resumable import PLACES
+from xla_flags import of_devices
 
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
 
@@ -28,7 +29,7 @@ def start(
     flags = [*others, *(f"--config.{field}={value}" for field, value in values.items())]
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {"RESUMABLE_END": end, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths}
-    environment["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    environment["XLA_FLAGS"] = of_devices(devices)
     command = [sys.executable, ROOT / "tests" / "training" / "resumable.py", "--config=configs/grpo_mixed.py"]
     return subprocess.run(
         [*command, f"--workdir={folder / name}", *flags],

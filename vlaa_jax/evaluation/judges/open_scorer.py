@@ -9,7 +9,7 @@ from vlaa_jax import distributed
 from vlaa_jax.evaluation.judges.judge import Judge
 from vlaa_jax.evaluation.judges.open import Answering, open_judge
 from vlaa_jax.evaluation.judges.scorer import PAIRS, FromFirst, FromHost, JudgeScorer, fit_beta
-from vlaa_jax.evaluation.judges.spec import HEADS, LIKELIHOOD, RUBRIC
+from vlaa_jax.evaluation.judges.spec import CLASS, HEADS, LIKELIHOOD, RUBRIC
 from vlaa_jax.processing.shards import RecordSource
 from vlaa_jax.rewards import BatchScorer, Scorer, load_scorer
 
@@ -30,7 +30,7 @@ def open_scorer(
     Raises:
       InputError: it cannot be opened.
     """
-    if name.partition(":")[0] in (*HEADS, LIKELIHOOD, RUBRIC):
+    if name.partition(":")[0] in (*HEADS, LIKELIHOOD, RUBRIC, CLASS):
         # Of a head the logit: answers that are all good stay apart where sigmoids are all near 1.
         scorer = JudgeScorer(open_ready_judge(name, on_host=on_host, answering=answering, logits=True))
     else:
