@@ -26,6 +26,8 @@ def config(scenes: pathlib.Path, **changes) -> ConfigDict:
         "search.simulations": 4,
         "search.leaves": 2,
         "search.rollouts": 3,
+        "search.prior": "visits",
+        "export.least_visits": 2,
         "rollout.questions": 5,
         "export.heldout": 0.3,
         **{name.replace("__", "."): value for name, value in changes.items()},
