@@ -108,24 +108,25 @@ def _recipe() -> ConfigDict:
 
 def _demo(config: ConfigDict) -> None:
     """Small policy, small pictures; the start is the policy that the search used."""
-    config.steps = 200
+    config.steps = 800
     config.model.checkpoint = "demo"
     config.model.dtype = "float32"
     config.model.remat = "none"
     config.data.max_pixels = 0
-    config.updates.questions = 8
-    config.updates.rows = 8
+    config.updates.questions = 4
+    config.updates.rows = 4
     config.updates.longest_row = 768
     config.updates.most_buckets = 1  # a small model trains as long as it compiles
     config.updates.longest_prompt = 256
     config.updates.longest_solution = 384
     config.updates.most_steps = 32
     config.updates.most_windows = 32
-    config.optimizer.learning_rate = 3e-4
-    config.optimizer.floor = 3e-5
+    config.objective.loss = "cross_entropy"
+    config.optimizer.learning_rate = 4e-4
+    config.optimizer.floor = 1e-5
     config.optimizer.weight_decay = 0.01
     config.optimizer.beta2 = 0.98
-    config.evaluation.every = 50
-    config.evaluation.questions = 128
+    config.evaluation.every = 100
+    config.evaluation.questions = 80
     config.evaluation.truth = "data_prep.digit_scenes.process_truth:ProcessTruth"
     config.checkpoint.every = 100

@@ -172,6 +172,7 @@ PRM = {
     "updates.most_windows": 8,
     "updates.row_buckets": (384,),
     "updates.window_buckets": (8,),
+    "objective.loss": "mse",
     "optimizer.learning_rate": 3e-3,
     "evaluation.every": 2,
     "evaluation.questions": 2,
