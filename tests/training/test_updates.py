@@ -43,6 +43,20 @@ def test_sums_are_divided_once(cut):
     assert summarise(metrics) == {"value": 6.0, "largest": 6.0}
 
 
+@pytest.mark.parametrize("cut", [[[1.0, 2.0, 6.0]], [[1.0, 2.0], [6.0]], [[6.0], [2.0], [1.0]]])
+def test_a_whole_update(cut):
+    updater, state = Updater(loss, optax.sgd(0.5)), fresh(optax.sgd(0.5))
+    count = lambda batch: jnp.float32(batch.size)  # noqa: E731
+    state, metrics = updater.run(state, map(jnp.asarray, cut), count)
+    assert metrics == {"update/value": 6.0, "update/largest": 6.0, "loss": 6.0, "gradient_norm": 3.0}
+    assert float(state.trainable["language"]["w"]) == 2.0 - 0.5 * 3.0
+    state, metrics = updater.run(state, [jnp.asarray([1.0]), jnp.asarray([np.nan])], count)
+    assert metrics == {} and float(state.trainable["language"]["w"]) == 0.5 and int(state.updates) == 1
+    # Nothing is counted: the sum is divided by 1.
+    _, metrics = updater.run(state, [jnp.asarray([4.0])], lambda batch: jnp.float32(0))
+    assert metrics["gradient_norm"] == 4.0
+
+
 def test_a_large_gradient_is_clipped_as_a_whole():
     def two_numbers(model, batch):
         return jnp.sum(model["language"]["w"] * batch), {}
