@@ -16,6 +16,8 @@ from ml_collections import ConfigDict
 
 from data_prep.search import settings as search_settings
 from vlaa_jax.errors import InputError
+from vlaa_jax.models.qwen2_5_vl import hf
+from vlaa_jax.models.qwen2_5_vl.config import preset
 from vlaa_jax.planning import plan as planning
 from vlaa_jax.planning.chips import open_topology, read_topology
 from vlaa_jax.planning.plan import Row, plan, plan_search
@@ -29,6 +31,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 TINY = {name: value for name, value in tiny.GRPO.items() if name != "data.evaluation"}
 # Four prompts in rows of one completion each: a micro-batch of two groups fills four chips.
 SIZES = {"updates.micro_batch": 2, "updates.row_completions": 1, "rollout.prompt_buckets": (128,)}
+UNJUDGED = tuple(name for name in PROGRAMS if not name.startswith("judge_"))
 WEIGHTS = sum(leaf.size for leaf in jax.tree.leaves(tiny.model()))
 
 
@@ -40,15 +43,15 @@ def tiny_config(**changes) -> ConfigDict:
 
 
 @functools.cache
-def rows(**changes) -> dict[str, Row]:
+def rows(parts: tuple[str, ...] = ("rollout", "judges", "update"), **changes) -> dict[str, Row]:
     chips = read_topology("v5e:2x2")
     devices = list(open_topology(chips).devices)
-    return {row.program: row for row in plan(tiny_config(**changes), tiny.SIZES, chips, devices)}
+    return {row.program: row for row in plan(tiny_config(**changes), tiny.SIZES, chips, devices, parts=parts)}
 
 
 def test_a_step_has_these_programs_and_all_of_its_arrays():
     found = rows()
-    assert tuple(found) == PROGRAMS
+    assert tuple(found) == UNJUDGED
     assert [row.runs for row in found.values()] == [1, 2, 1, 1, 1, 2, 2, 2, 2]
     for row in found.values():
         assert row.fits and row.flops >= 0 and row.seconds_summed >= row.seconds_overlapped > 0
@@ -82,6 +85,37 @@ def test_a_trained_tower_keeps_patches_and_no_features():
     found = rows(model__freeze_vision=False)
     assert "patches" in found["update"].parts and "features" not in found["update"].parts
     assert found["update"].flops > rows()["update"].flops
+
+
+def test_judges_are_planned_between_completions_and_update(folder):
+    """A head on float32 weights that waits on the host, and one of the size of a preset."""
+    changes = {"rewards__scorer": f"untrained:{folder / 'policy'}", "rewards__process": "process:demo"}
+    found = rows(("judges",), **changes)
+    assert list(found) == ["judge_answers", "judge_steps"]
+    answers, steps = found["judge_answers"], found["judge_steps"]
+    for row in (answers, steps):
+        assert row.fits and row.runs == 1 and row.hbm_bytes == sum(row.parts.values())
+        assert {"weights", "moments", "completions"} <= row.parts.keys() and "gradient" not in row.parts
+        assert 0 < row.share_of_peak < 1
+    # The weights are split over four chips, vectors and the head are whole.
+    assert WEIGHTS <= answers.parts["answer judge"] <= 1.2 * WEIGHTS
+    assert "step judge" not in answers.parts and "answer judge" not in steps.parts
+    demo = sum(leaf.size for leaf in jax.tree.leaves(hf.abstract_model(preset("demo"))))
+    assert 2 / 4 * demo <= steps.parts["step judge"] <= 1.2 * 2 / 4 * demo  # bfloat16
+    # Two of eight questions a chip: prompts of 128 with 8 windows; two solutions of 6 tokens, 32 of room, and 32 steps.
+    text = 2 * (6 * 128 + 2 * (32 + 1 + 32)) * 4
+    patches = 2 * 8 * (16 * (tiny.SIZES.vision.patch_values * 4 + 1 + 2 * 4) + 4)
+    assert answers.parts["judged answers"] == text + patches
+    there = rows(("judges",), rewards__scorer_memory="device", **changes)
+    assert there["judge_answers"].parts["step judge"] == steps.parts["step judge"]
+
+
+def test_a_judge_that_is_no_model_on_the_chips_is_named():
+    config = tiny_config(rewards__scorer="rubric:internlm", rewards__process="process:demo")
+    assert "not planned: config.rewards.scorer=rubric:internlm" in heading(config, tiny.SIZES).splitlines()
+    assert "not planned" not in heading(tiny_config(rewards__scorer=""), tiny.SIZES)
+    with pytest.raises(InputError, match="model preset 'none' does not exist"):
+        rows(("judges",), rewards__scorer="process:none")
 
 
 def test_a_reward_model_is_planned_with_its_scoring():
@@ -204,7 +238,7 @@ def test_the_command(folder, tmp_path, flags, code, message):
     assert message in done.stdout + done.stderr
     if not code:
         plan = json.loads((tmp_path / "plan.json").read_text())
-        assert [row["program"] for row in plan] == list(PROGRAMS)
+        assert [row["program"] for row in plan] == list(UNJUDGED)
         assert {"hbm_bytes", "resident_bytes", "hbm_capacity_bytes", "temporary_bytes", "flops"} <= set(plan[0])
         assert {"hbm_traffic_bytes", "collectives", "seconds_overlapped", "seconds_summed"} <= set(plan[0])
         assert {"share_of_peak", "bound_by"} <= set(plan[0])

@@ -62,3 +62,5 @@ def test_the_reference_waits_on_the_host():
     assert is_alive("reference", "decode")
     assert not is_alive("reference", "decode", waiting=("reference",))
     assert is_alive("reference", "log_probabilities", waiting=("reference",))
+    assert is_alive("step judge", "update") and not is_alive("step judge", "update", waiting=("step judge",))
+    assert is_alive("step judge", "judge_steps", waiting=("step judge",))

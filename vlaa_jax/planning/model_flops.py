@@ -7,8 +7,10 @@ the full size of the arrays: padding inside a row counts, since the run decides 
 
 from ml_collections import ConfigDict
 
+from vlaa_jax.evaluation.judges.spec import LIKELIHOOD
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.models.qwen2_5_vl.config import QWEN2, TextConfig, VisionConfig
+from vlaa_jax.planning.judge_programs import PlannedJudge
 from vlaa_jax.rollout.schedule import SEGMENT, prompts_at_once, steps_of_segment
 from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
@@ -78,6 +80,18 @@ def prm_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
         "update": section.rows * (row * (1 + _BACKWARD) + image * trained),
         "score": section.rows * (row + image),
     }
+
+
+def judge_flops(judge: PlannedJudge) -> float:
+    """Of a judge's largest batch: rows of the longest prompt and as many of the longest solutions as have room."""
+    shape, text = judge.shape, judge.sizes.text
+    solutions = min(shape.solutions, (shape.length - shape.prompt) // shape.tokens)
+    tokens = solutions * shape.tokens
+    pairs = causal_pairs(shape.prompt) + solutions * (shape.tokens * shape.prompt + causal_pairs(shape.tokens))
+    row = text_flops(text, shape.prompt + tokens, pairs) + vision_flops(judge.sizes.vision, shape.windows)
+    if judge.kind == LIKELIHOOD:
+        row += head_flops(text, tokens)
+    return judge.rows * row
 
 
 def search_flops(config: ConfigDict, sizes: ModelConfig, prompt: int, windows: int, shards: int) -> dict[str, float]:

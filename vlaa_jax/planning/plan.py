@@ -12,7 +12,7 @@ from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.planning import hlo
 from vlaa_jax.planning.chips import GIB, Topology
 from vlaa_jax.planning.cost import Cost, cost
-from vlaa_jax.planning.model_flops import grpo_flops, prm_flops, search_flops, sft_flops
+from vlaa_jax.planning.model_flops import grpo_flops, judge_flops, prm_flops, search_flops, sft_flops
 from vlaa_jax.planning.notes import notes
 from vlaa_jax.planning.programs import Compiled, Planner, TooLarge
 from vlaa_jax.planning.search_programs import SearchPlanner
@@ -37,12 +37,16 @@ _HELP = {
     "scores": "config.rollout.prompts",
     "micro-batches": "config.updates.completions",
     "gradient": "more chips",
+    "answer judge": "config.rewards.scorer_memory=pinned_host, or more chips",
+    "step judge": "config.rewards.scorer_memory=pinned_host, or more chips",
     "kept questions": "config.rollout.questions or config.rollout.longest_prompt",
 }
 _TEMPORARIES = {
     "vision": "config.rollout.batch",
     "prefill": "config.rollout.batch",
     "decode": "config.rollout.batch",
+    "judge_answers": "config.rollout.new_tokens or config.rollout.longest_prompt",
+    "judge_steps": "config.rollout.new_tokens or config.rollout.longest_prompt",
     "log_probabilities": "config.updates.micro_batch, or config.updates.row_completions",
     "update": "config.updates.micro_batch, config.updates.row_completions or config.objective.chunk",
     "score": "config.updates.rows",
@@ -115,7 +119,7 @@ def plan(
     devices: list[jax.Device],
     *,
     say: Callable[[str], None] = lambda line: None,
-    parts: tuple[str, ...] = ("rollout", "update"),
+    parts: tuple[str, ...] = ("rollout", "judges", "update"),
 ) -> Iterator[Row]:
     """Compiles the programs of a run and measures each.
 
@@ -134,8 +138,9 @@ def plan(
     with jax.set_mesh(mesh):
         shards = row_shards()
         planner = Planner(config, sizes, say)
-    runs = _runs(config, sizes, shards)
-    asked = _asked(config, sizes, shards)
+    runs, asked = _runs(config, sizes, shards), _asked(config, sizes, shards)
+    for name, judge in planner.judge_programs.items():
+        runs[name], asked[name] = -(-config.rollout.prompts // judge.rows), judge_flops(judge)
     for part in parts if config.task == "grpo" else (config.task,):
         yield from _measured(getattr(planner, part)(), topology, mesh, asked, runs)
 

@@ -23,9 +23,10 @@ from vlaa_jax.ahead import Program, resized, rows_of, weights_of
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
 from vlaa_jax.models.reward_model import RewardModel
 from vlaa_jax.objectives.step_scores import score_steps
-from vlaa_jax.processing.batches import Rows, Targets
-from vlaa_jax.processing.solutions import Solutions
-from vlaa_jax.processing.vision_plan import VisionArrays
+from vlaa_jax.planning.judge_programs import PlannedJudge, planned_judge
+from vlaa_jax.planning.shapes import array_shape, rows_shapes, solutions_shapes
+from vlaa_jax.processing.batches import Targets
+from vlaa_jax.processing.solutions import SolutionShape
 from vlaa_jax.rollout.programs import RolloutPrograms, weights_shapes
 from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers
 from vlaa_jax.sharding import TRAINING, row_shards
@@ -89,6 +90,7 @@ class Planner:
 
     Attributes:
       arrays: the arrays of a step by their names in `training.lifetimes`: shapes with layouts.
+      judge_programs: the models that judge, by the names of their programs.
     """
 
     def __init__(self, config: ConfigDict, sizes: ModelConfig, say: Callable[[str], None] = lambda line: None):
@@ -112,6 +114,7 @@ class Planner:
         model = jax.eval_shape(lambda: architecture(sizes, nnx.Rngs(0)))
         self._model = weights_of(model, TRAINING)
         self.arrays: dict[str, Any] = {}
+        self.judge_programs: dict[str, PlannedJudge] = {}
         self._waiting: tuple[str, ...] = ()  # arrays that are on the chip only while they are used
         if config.task == "grpo":
             policy, objective = settings.policy(config), settings.objective(config)
@@ -164,10 +167,20 @@ class Planner:
         part, scored = rows_of(jax.eval_shape(self._take, self._groups, arrays["scores"], chosen))
         self._part = part
         if "reference" in arrays:
-            scored = dataclasses.replace(scored, reference=_array(jnp.float32, *part.places.shape))
+            scored = dataclasses.replace(scored, reference=array_shape(jnp.float32, *part.places.shape))
         self._batch = (part, scored, jax.ShapeDtypeStruct((), jnp.float32))
         arrays["micro-batches"] = [(part, scored)] * (self._counts.groups // section.micro_batch)
         self._describe_gradient()
+        self._describe_judges()
+
+    def _describe_judges(self) -> None:
+        """Models that score completions, and what they are given."""
+        for part, field in (("answer", "scorer"), ("step", "process")):
+            if judge := planned_judge(self._config, field):
+                self.arrays[f"{part} judge"], self.arrays[f"judged {part}s"] = judge.weights, judge.batch
+                self.judge_programs[f"judge_{part}s"] = judge
+                if settings.on_host(self._config, "rewards.scorer_memory"):
+                    self._waiting += (f"{part} judge",)
 
     def _describe_gradient(self) -> None:
         total = jax.eval_shape(self._updater.zeros(self._state, self._batch))
@@ -188,8 +201,14 @@ class Planner:
         for name, program in largest.items():
             yield self._compile(name, program.function, *program.arguments, **program.static)[0]
 
+    def judges(self) -> Iterator[Compiled]:
+        """Scores of completions by models."""
+        for name, judge in self.judge_programs.items():
+            program = judge.program
+            yield self._compile(name, program.function, *program.arguments, **program.static)[0]
+
     def update(self) -> Iterator[Compiled]:
-        """From completions to new weights."""
+        """From judged completions to new weights."""
         taken = self._groups, self.arrays["scores"], self._chosen
         yield self._compile("deal", take_groups, *taken, **self._take.keywords)[0]
         if "reference" in self.arrays:
@@ -210,7 +229,7 @@ class Planner:
         section = self._config.updates
         count = section.rows
         rows = rows_shapes(self._sizes, count, section.row_tokens, section.row_windows)
-        targets = Targets(*(_array(jnp.int32, count, section.row_targets) for _ in range(3)))
+        targets = Targets(*(array_shape(jnp.int32, count, section.row_targets) for _ in range(3)))
         self._batch = (rows, targets)
         self.arrays["micro-batches"] = [self._batch]
         self._describe_gradient()
@@ -219,16 +238,16 @@ class Planner:
     def prm(self) -> Iterator[Compiled]:
         """The step of a reward model, and the scoring of held-out steps."""
         section = self._config.updates
-        count, group = section.rows, section.row_solutions
-        steps = section.most_steps if model_kind(self._config) == "process" else 1
-        solutions = Solutions(
-            rows_shapes(self._sizes, count, section.longest_prompt, section.most_windows),
-            tokens=_array(jnp.int32, count, group, section.longest_solution),
-            lengths=_array(jnp.int32, count, group),
-            ends=_array(jnp.int32, count, group, steps),
+        shape = SolutionShape(
+            prompt=section.longest_prompt,
+            windows=section.most_windows,
+            solutions=section.row_solutions,
+            tokens=section.longest_solution,
+            steps=section.most_steps if model_kind(self._config) == "process" else 1,
             length=section.longest_row,
         )
-        labels = Labels(*(_array(jnp.float32, count, group, steps) for _ in range(2)))
+        solutions = solutions_shapes(self._sizes, section.rows, shape)
+        labels = Labels(*(array_shape(jnp.float32, section.rows, shape.solutions, shape.steps) for _ in range(2)))
         self._batch = (solutions, labels)
         self.arrays["micro-batches"], self.arrays[SCORE] = [self._batch], solutions
         self._describe_gradient()
@@ -274,24 +293,6 @@ def compile_program(name: str, program: Program, alive: Mapping[str, int]) -> tu
     return Compiled(name, executable, text, dict(alive), time.perf_counter() - began), results
 
 
-def rows_shapes(sizes: ModelConfig, count: int, length: int, windows: int) -> Rows:
-    """Shapes of `count` rows of `length` tokens with patches."""
-    vision = sizes.vision
-    patches = (count, windows, vision.window_slots)
-    rows = Rows(
-        *(jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((count, length), (count, length))),
-        positions=jax.ShapeDtypeStruct((3, count, length), jnp.int32),
-        feature_index=jax.ShapeDtypeStruct((count, length), jnp.int32),
-        vision=VisionArrays(
-            jax.ShapeDtypeStruct((*patches, vision.patch_values), jnp.float32),
-            jax.ShapeDtypeStruct(patches, jnp.bool_),
-            jax.ShapeDtypeStruct((*patches, 2), jnp.int32),
-            jax.ShapeDtypeStruct(patches[:2], jnp.int32),
-        ),
-    )
-    return rows_of(rows)
-
-
 def _compile_and_read(lowered: jax.stages.Lowered) -> tuple[jax.stages.Compiled, str]:
     """The compiler writes its text to a folder: of some programs JAX cannot read it back (their asynchronous parts)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -318,10 +319,6 @@ def _on_host(moments: Tree) -> Tree:
         return _with_sharding(leaf, leaf.sharding.with_memory_kind("pinned_host")) if leaf.ndim else leaf
 
     return jax.tree.map(move, moments)
-
-
-def _array(dtype: Any, *shape: int) -> jax.ShapeDtypeStruct:
-    return rows_of(jax.ShapeDtypeStruct(shape, dtype))
 
 
 def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.NamedSharding) -> jax.ShapeDtypeStruct:

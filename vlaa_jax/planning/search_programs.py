@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from vlaa_jax.ahead import Program, weights_of
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL
-from vlaa_jax.planning.programs import Compiled, bytes_on_chip, compile_program, rows_shapes
+from vlaa_jax.planning.programs import Compiled, bytes_on_chip, compile_program
+from vlaa_jax.planning.shapes import rows_shapes
 from vlaa_jax.rollout.generate import Generator
 from vlaa_jax.rollout.programs import ContinuedPrograms, weights_shapes
 from vlaa_jax.rollout.sampler import copy_layer, copy_outside_layers

@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from vlaa_jax.evaluation.tables import Table
 from vlaa_jax.models.qwen2_5_vl import ModelConfig
 from vlaa_jax.planning.chips import GIB
+from vlaa_jax.planning.judge_programs import is_planned
 from vlaa_jax.planning.plan import ROOM, Row
 from vlaa_jax.training.batch_sizes import longest_prompt, most_windows
 
@@ -48,12 +49,15 @@ def heading(config: ConfigDict, sizes: ModelConfig) -> str:
     rollout = config.rollout
     batch = min(rollout.batch, rollout.prompts)
     in_row = section.row_completions or rollout.group_size
+    judges = {field: config.rewards[field] for field in ("scorer", "process") if config.rewards[field]}
+    elsewhere = [f"config.rewards.{field}={name}" for field, name in judges.items() if not is_planned(name)]
     return (
         f"vision tower {tower}, max_pixels {config.data.max_pixels:,}; prompts of {longest_prompt(config):,} "
         f"tokens with {most_windows(config)} windows ({most_windows(config) * unit:,} image tokens), "
         f"groups of {rollout.group_size}, {rollout.new_tokens:,} new tokens\n"
         f"{batch} of {rollout.prompts} prompts answered at once; updates of {section.completions} completions "
         f"in micro-batches of {section.micro_batch} groups, {in_row} completions a row"
+        + (f"\nnot planned: {', '.join(elsewhere)}" if elsewhere else "")
     )
 
 

@@ -2,13 +2,16 @@
 
 from collections.abc import Collection, Mapping
 
-# Of a GRPO step, in the order in which they run; SFT and reward models have the last two.
+# Of a GRPO step, in the order in which they run; SFT and reward models have the last two. The judges are those of
+# `config.rewards.scorer` and `config.rewards.process`, where these name a model.
 PROGRAMS = (
     "reshard",
     "reshard_layer",
     "vision",
     "prefill",
     "decode",
+    "judge_answers",
+    "judge_steps",
     "deal",
     "log_probabilities",
     "update",
@@ -18,7 +21,9 @@ PROGRAMS = (
 SCORE = "score"  # of a reward model's held-out steps, between its updates
 
 # Arrays that live through a part of a step: first and last program. Those of `ALWAYS` outlive it.
-ALWAYS = ("weights", "moments", "reference")
+ALWAYS = ("weights", "moments", "reference", "answer judge", "step judge")
+# Of these, those that may wait in the host's memory: the program that they are brought in for.
+_WAITS_FOR = {"reference": "log_probabilities", "answer judge": "judge_answers", "step judge": "judge_steps"}
 LIFETIMES: Mapping[str, tuple[str, str]] = {
     "sampling weights": ("reshard_layer", "decode"),
     "patches": ("vision", "vision"),  # up to `apply` where the vision tower trains
@@ -26,6 +31,8 @@ LIFETIMES: Mapping[str, tuple[str, str]] = {
     "features": ("vision", "apply"),  # up to `decode` where the vision tower trains
     "caches": ("prefill", "decode"),  # of the prompts being answered, and of the completions under way
     "completions": ("prefill", "apply"),
+    "judged answers": ("judge_answers", "judge_answers"),
+    "judged steps": ("judge_steps", "judge_steps"),
     "scores": ("deal", "apply"),
     "micro-batches": ("deal", "apply"),  # all of one optimizer update
     "gradient": ("update", "apply"),
@@ -39,10 +46,10 @@ def is_alive(name: str, program: str, *, freeze_vision: bool = True, waiting: Co
       name: of the arrays.
       program: one of `PROGRAMS`, or `SCORE`.
       freeze_vision: whether patches have served once there are features.
-      waiting: arrays that are brought from the host's memory when they are used: the reference.
+      waiting: arrays that are brought from the host's memory when they are used.
     """
     if name in waiting:
-        return program == "log_probabilities"
+        return program == _WAITS_FOR[name]
     if name in ALWAYS:
         return True
     if SCORE in (name, program):  # what is scored is named like the program

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlaa_jax.evaluation.judges.model_judge import LONGEST_ROW, ModelJudge
+from vlaa_jax.evaluation.judges.model_judge import AT_ONCE, LONGEST_ROW, ModelJudge
 from vlaa_jax.models.qwen2_5_vl import Qwen2_5_VL
 from vlaa_jax.objectives.shared_prompt import completion_log_probabilities, lay_out
 from vlaa_jax.processing.encode import Encoder
@@ -33,7 +33,7 @@ class LikelihoodJudge(ModelJudge):
         *,
         name: str = "likelihood",
         dtype: jax.typing.DTypeLike | None = None,
-        rows: int = 8,
+        rows: int = AT_ONCE,
         longest: int = LONGEST_ROW,
     ):
         """Compiles nothing yet.
@@ -57,7 +57,7 @@ class LikelihoodJudge(ModelJudge):
         return np.concatenate(tokens), np.cumsum([len(own) for own in tokens], dtype=np.int32) - 1
 
     def program(self, batch: Solutions) -> jax.Array:
-        return _log_probabilities(self.model, batch, dtype=self._dtype)
+        return solution_log_probabilities(self.model, batch, dtype=self._dtype)
 
     def read(self, values: np.ndarray, ends: np.ndarray) -> np.ndarray:
         sums = np.cumsum(values)[ends]
@@ -65,7 +65,7 @@ class LikelihoodJudge(ModelJudge):
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _log_probabilities(model: Qwen2_5_VL, batch: Solutions, *, dtype: str) -> jax.Array:
+def solution_log_probabilities(model: Qwen2_5_VL, batch: Solutions, *, dtype: str) -> jax.Array:
     """`[B, G, C]` of every solution's tokens, over the mesh."""
 
     def of_own_rows(model: Qwen2_5_VL, batch: Solutions) -> jax.Array:

@@ -15,6 +15,7 @@ from vlaa_jax.processing.records import Record
 from vlaa_jax.processing.solutions import Solutions
 
 LONGEST_ROW = 16_384  # tokens
+AT_ONCE = 8  # questions, where nothing else is said
 
 
 class ModelJudge(abc.ABC):

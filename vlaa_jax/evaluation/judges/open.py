@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.judges.judge import Judge
 from vlaa_jax.evaluation.judges.likelihood import LikelihoodJudge
+from vlaa_jax.evaluation.judges.model_judge import AT_ONCE
 from vlaa_jax.evaluation.judges.reward import RewardJudge
 from vlaa_jax.evaluation.judges.rubric import Ask, RubricJudge
 from vlaa_jax.evaluation.judges.spec import CLASS, LIKELIHOOD, RUBRIC, Spec, read_spec
@@ -71,7 +72,7 @@ def open_judge(
     policy: Policy | None = None,
     answering: Answering | None = None,
     folder: Callable[[str], str] = str,
-    rows: int = 8,
+    rows: int = AT_ONCE,
     logits: bool = False,
     seed: int = 0,
 ) -> Judge:

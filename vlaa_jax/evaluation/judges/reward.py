@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from vlaa_jax.evaluation.judges.model_judge import LONGEST_ROW, ModelJudge
+from vlaa_jax.evaluation.judges.model_judge import AT_ONCE, LONGEST_ROW, ModelJudge
 from vlaa_jax.models.reward_model import Kind, RewardModel
 from vlaa_jax.objectives.step_scores import score_steps
 from vlaa_jax.processing.encode import Encoder
@@ -30,7 +30,7 @@ class RewardJudge(ModelJudge):
         *,
         name: str = "",
         dtype: jax.typing.DTypeLike | None = None,
-        rows: int = 8,
+        rows: int = AT_ONCE,
         longest: int = LONGEST_ROW,
         logits: bool = False,
     ):

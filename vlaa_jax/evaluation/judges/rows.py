@@ -82,7 +82,7 @@ def over_solutions(
       InputError: a question cannot be encoded; names its record.
     """
     batch = evenly(rows)
-    lengths = ladder(_SHORTEST_ROW, longest, max(1, round(2 * np.log2(longest / _SHORTEST_ROW))), multiple=64)
+    lengths = _lengths(longest)
     out: list[list[np.ndarray | None]] = [[None] * len(question.solutions) for question in questions]
     plan = distributed.together(
         lambda: [row for place, question in enumerate(questions) for row in _rows(place, question, encoder, longest)]
@@ -90,7 +90,7 @@ def over_solutions(
     if not plan:
         return out
     # Of like size, so that little padding runs; the largest first: if memory does not suffice, that shows at once.
-    windows = lambda row: bucket(row.windows, _WINDOWS, "a question's number of windows")  # noqa: E731
+    windows = lambda row: _windows(row.windows)  # noqa: E731
     plan.sort(key=lambda row: (-windows(row), -row.prompt - sum(row.lengths)))
     fitting = [questions[row.question].solutions[g] for row in plan for g in row.solutions]
     common = {
@@ -118,6 +118,30 @@ def over_solutions(
         for place, value in zip(row.solutions, values, strict=False):
             out[row.question][place] = value
     return out
+
+
+def largest_shape(prompt: int, windows: int, solutions: int, tokens: int, steps: int, *, longest: int) -> SolutionShape:
+    """Of the rows that `over_solutions` makes of a question with so many solutions of this size.
+
+    Args:
+      prompt, windows: of the question.
+      solutions: of it.
+      tokens, steps: of each solution.
+      longest: as in `over_solutions`.
+    """
+    sizes = {"prompt": prompt, "solutions": solutions, "tokens": tokens, "steps": steps}
+    needed = row_tokens(np.asarray([prompt]), np.full((1, solutions), tokens), longest)[0]
+    length = bucket(min(int(needed), longest), _lengths(longest), "a row's number of tokens")
+    common = {name: _double(_SMALLEST[name], size) for name, size in sizes.items()}
+    return SolutionShape(**common, windows=_windows(windows), length=length)
+
+
+def _lengths(longest: int) -> tuple[int, ...]:
+    return ladder(_SHORTEST_ROW, longest, max(1, round(2 * np.log2(longest / _SHORTEST_ROW))), multiple=64)
+
+
+def _windows(count: int) -> int:
+    return bucket(count, _WINDOWS, "a question's number of windows")
 
 
 def _rows(place: int, question: Solved, encoder: Encoder, longest: int) -> list[_Row]:
