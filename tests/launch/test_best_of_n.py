@@ -2,6 +2,8 @@
 
 import csv
 import json
+import math
+import re
 
 import loopback
 import pytest
@@ -13,6 +15,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import hf
 from vlaa_jax.processing.records import Record
+from vlaa_jax.rewards import router
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,31 @@ def test_sampled_responses_are_judged_and_judged_again_from_the_folder(tiny, hea
         assert (tmp_path / "second" / name).read_bytes() == (tmp_path / "first" / name).read_bytes()
     for path in (tmp_path / "first" / "pictures").iterdir():
         assert (tmp_path / "second" / "pictures" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_reward_model_scores_open_ended_answers(tiny, heads, tmp_path, launch, capsys, monkeypatch):
+    """Random text has no tags: all of it is the answer."""
+    monkeypatch.setattr(router, "answer_text", lambda text, *, strict: (text.strip() or "nothing", ""))
+    more = [
+        Record(f"o{i}", (picture(i),), "What is it?", answer, "open_ended") for i, answer in enumerate(("up", "on"))
+    ]
+    launch(
+        "tpu_eval",
+        f"--checkpoint={tiny.checkpoint}",
+        f"--data={write_shards(tmp_path / 'shards', *more)}:test",
+        f"--scorer=process:{heads / 'process'}",
+        "--samples=2",
+        "--new-tokens=5",
+        f"--out={tmp_path / 'answers.jsonl'}",
+    )
+    printed = capsys.readouterr().out
+    beta = float(re.search(r"beta (\S+), so that the median difference of two answers", printed)[1])
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    traces = [answer for line in lines if line["id"] in ("o0", "o1") for answer in line["answers"]]
+    assert len(traces) == 2 * (1 + 2)
+    for trace in traces:
+        ours, theirs = map(float, trace["normal_form"].split(" against "))
+        assert trace["score"] == pytest.approx(max(0.0, 1 - math.exp(-beta * (ours - theirs))), abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -23,9 +23,11 @@ from vlaa_jax.processing.steps import split_steps
 from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.rewards import router
 from vlaa_jax.rollout.sampler import sampling_weights
+from vlaa_jax.training import saved_policy
 from vlaa_jax.training.clock import Clock
 from vlaa_jax.training.grpo_task import GRPOTask
 from vlaa_jax.training.loop import train
+from vlaa_jax.training.run_folder import open_run
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +58,10 @@ class Stop(Exception):
     """In place of a kill."""
 
 
-def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_path, monkeypatch):
+@pytest.mark.parametrize("ahead", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_path, monkeypatch, ahead):
     """Two open-ended records, drawn again and again: the same bits after a stop between checkpoints."""
-    setting = config(heads, steps=4)
+    setting = config(heads, steps=4, rollout__ahead=ahead, objective__importance_cap=2.0 if ahead else 0.0)
     asked: list[tuple[str, str]] = []
     call = RewardJudge.__call__
 
@@ -89,6 +92,9 @@ def test_a_run_with_a_reward_model_as_scorer_and_its_continuation(heads, tmp_pat
         assert asked[4:].count((record.id, record.answer)) == 1
     assert sorted(whole.numbers["scorer_references"].values()) == sorted(whole.scorer.references.values())
     assert len(whole.scorer.references) == 2
+
+    policy = saved_policy.from_run(open_run(tmp_path / "whole"), setting)  # for tools that evaluate the run
+    assert (policy.scorer, policy.scorer_beta) == (setting.rewards.scorer, beta)
 
     update, calls = GRPOTask._update, iter(range(100))
 
