@@ -1,5 +1,6 @@
 import importlib.util
 import os
+import tempfile
 import uuid
 
 import pytest
@@ -12,6 +13,12 @@ if importlib.util.find_spec("libtpu"):
 
 
 os.environ.setdefault("XLA_FLAGS", UNOPTIMISED)
+
+# Every program is compiled once for all workers and all processes that tests start.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _programs = tempfile.TemporaryDirectory(prefix="vlaa_jax-programs-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _programs.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ def heads(folder):
 
 
 @pytest.fixture(autouse=True)
-def whole_text_answers(programs, monkeypatch):
+def whole_text_answers(monkeypatch):
     """Random text has no tags: all of it is the answer."""
     monkeypatch.setattr(router, "answer_text", lambda text, *, strict: (text.strip() or "nothing", ""))
 

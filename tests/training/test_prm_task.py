@@ -7,8 +7,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from jax.experimental.compilation_cache import compilation_cache
-from resumable import keep_small_programs
 
 from vlaa_jax.errors import InputError
 from vlaa_jax.models import reward_model
@@ -22,19 +20,6 @@ from vlaa_jax.training.prm_task import PRMTask
 from vlaa_jax.training.run_folder import RunFolder, without_volatile
 
 COMMAND = "python launch/tpu_train.py"
-CACHE = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def programs(folder):
-    """A program that was compiled once is read the next time."""
-    before = {name: getattr(jax.config, name) for name in CACHE}
-    keep_small_programs(folder / "programs")
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

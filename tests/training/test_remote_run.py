@@ -23,13 +23,10 @@ from vlaa_jax.training.sft_task import SFTTask
 STEPS = {"steps": 4, "checkpoint.every": 1}
 
 
-def killed(workdir: str, programs: pathlib.Path, cache: pathlib.Path, end: str, values: dict) -> str:
+def killed(workdir: str, cache: pathlib.Path, end: str, values: dict) -> str:
     """What the command said until it was killed."""
-    cache.mkdir()
-    (cache / "programs").symlink_to(programs)
     paths = os.pathsep.join([str(ROOT), *filter(None, sys.path)])
     environment = {"RESUMABLE_END": end, "JAX_PLATFORMS": "cpu", "PYTHONPATH": paths, "VLAA_JAX_CACHE": str(cache)}
-    environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     flags = [f"--config.{field}={value}" for field, value in values.items()]
     done = subprocess.run(
         [sys.executable, "tests/training/resumable.py", "--config=configs/sft.py", f"--workdir={workdir}", *flags],
@@ -43,9 +40,7 @@ def killed(workdir: str, programs: pathlib.Path, cache: pathlib.Path, end: str, 
     return done.stdout
 
 
-def test_killed_stopped_and_moved_a_remote_run_equals_a_local_one(
-    folder, bucket, emulator, programs, tmp_path, monkeypatch
-):
+def test_killed_stopped_and_moved_a_remote_run_equals_a_local_one(folder, bucket, emulator, tmp_path, monkeypatch):
     local = tiny.config("sft", folder, **{name.replace(".", "__"): value for name, value in STEPS.items()})
     train(SFTTask(local), folder / "local", recorded=local, command="again")
     metrics, samples = lines(folder / "local")
@@ -58,7 +53,7 @@ def test_killed_stopped_and_moved_a_remote_run_equals_a_local_one(
 
     # On a first machine, by the command, killed while the checkpoint of step 3 is written.
     emulator.interfere = lambda method, name: 503 if "checkpoints/3" in name else None
-    said = killed(workdir, programs, tmp_path / "first", "as a save begins:3:SIGKILL", values)
+    said = killed(workdir, tmp_path / "first", "as a save begins:3:SIGKILL", values)
     assert f"run folder {workdir}" in said
     left = bucket.files("runs/first")
     assert {"checkpoints/2/commit_success.txt", mirror.LOCK} <= left.keys()
