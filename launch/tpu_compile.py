@@ -3,9 +3,10 @@
 python launch/tpu_compile.py --config=configs/grpo_mixed.py:3b --topology=v5e:4x4
 python launch/tpu_compile.py --config=configs/grpo_mixed.py:7b --topology=v6e-16 --search --json=plan.json
 python launch/tpu_compile.py --config=configs/search.py:3b --topology=v5e:4x4
+python launch/tpu_compile.py --config=configs/grpo_mixed.py:3b --config.rewards.scorer=process:3b --topology=v5e:4x4
 
   --config=FILE.py[:PRESET]   as for launch/tpu_train.py; shapes come from the preset, or from a checkpoint that is set
-  --config.FIELD=VALUE        sets any field of it
+  --config.FIELD=VALUE        sets any field of it; a judge may be a directory or have the size of a preset (process:3b)
   --topology=NAME             v5e:4x4, v6e:2x4, v5p:2x2x1, a cloud name (v5litepod-16, v6e-8, v5p-8), slices (2xv5e:4x4)
   --json=FILE                 the same as JSON
   --search                    the largest config.rollout.batch and config.updates.micro_batch (or rows) that fit

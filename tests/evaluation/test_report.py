@@ -184,6 +184,17 @@ def test_a_chart_over_names_and_as_a_file_of_its_own():
 
 
 @pytest.mark.quick
+def test_named_values_are_points():
+    curve = Curve("Judges", {"PRM": Series([40, 60, 50], [10, 20, 15], names=["a", "b", "<c>"])}, axis="own")
+    figure = html_curve(curve)
+    (chart,) = pictures(figure)
+    assert chart.find("path[@class='line0 stroke']") is None and "→" not in figure + svg_curve(curve)
+    dots = [float(dot.get("cx")) for dot in chart.findall("circle[@class='line0 dot']")]
+    assert dots[2] == pytest.approx((dots[0] + dots[1]) / 2, abs=0.1) and dots[0] < dots[1]
+    assert [title.text for title in chart.iter("title")] == ["a, own 40: 10", "b, own 60: 20", "<c>, own 50: 15"]
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "series", [{}, {"a": ([3], [0.0])}, {"a": ([0, 1], [-5e-7, -4e-7])}, {"a": ([1, 2], [1e6, 1e6])}]
 )

@@ -1,4 +1,4 @@
-"""Curves as SVG, in a page or as a file; colours come from the page's style (`line0`, `line1`, ...)."""
+"""Curves and points as SVG, in a page or as a file; colours come from the page's style (`line0`, `line1`, ...)."""
 
 import dataclasses
 import html
@@ -18,12 +18,16 @@ _HOVERED = 100  # longer lines get no tooltips: they would double the size of th
 
 
 class Series(NamedTuple):
-    """One line: values at steps, and the ends of an interval around each value if there is one."""
+    """One line: values at steps, and the ends of an interval around each value if there is one.
 
-    steps: Sequence[int]
+    Values that have `names` are points of their own, which no line joins.
+    """
+
+    steps: Sequence[float]
     values: Sequence[float]
     low: Sequence[float] | None = None
     high: Sequence[float] | None = None
+    names: Sequence[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Curve:
                 raise InputError(
                     f"curve {self.title!r}, {name!r}: steps, values, low and high need one equal length above 0"
                 )
-            if not all(math.isfinite(number) for part in line if part is not None for number in part):
+            if not all(math.isfinite(number) for part in line[:4] if part is not None for number in part):
                 raise InputError(f"curve {self.title!r}, {name!r}: a number is not finite")
 
     def lines(self) -> dict[str, Series]:
@@ -67,7 +71,7 @@ def html_curve(curve: Curve) -> str:
     lines = curve.lines()
     legend = "".join(
         f"<li class='line{index}'><svg viewBox='0 0 18 10' aria-hidden='true'><path class='stroke' d='M1 5H17'/></svg>"
-        f"{html.escape(name)} <b>{_number(line.values[0])} → {_number(line.values[-1])}</b></li>"
+        f"{html.escape(name)} <b>{_ends(line)}</b></li>"
         for index, (name, line) in enumerate(lines.items())
     )
     unit = f" <small>{html.escape(curve.unit)}</small>" if curve.unit else ""
@@ -82,8 +86,8 @@ def svg_curve(curve: Curve) -> str:
     lines = curve.lines()
     top = _LINE * (len(lines) + 3)
     legend = "".join(
-        f"<path class='line{index} stroke' d='M12 {at - 4}H30'/><text x='38' y='{at}'>{html.escape(name)}: "
-        f"{_number(line.values[0])} → {_number(line.values[-1])}</text>"
+        f"<path class='line{index} stroke' d='M12 {at - 4}H30'/><text x='38' y='{at}'>{html.escape(name)}"
+        f"{': ' if _ends(line) else ''}{_ends(line)}</text>"
         for index, (name, line) in enumerate(lines.items())
         for at in [_LINE * (index + 3)]
     )
@@ -132,9 +136,11 @@ def _chart(curve: Curve, lines: Mapping[str, Series], place: str = "") -> str:
             parts.append(f"<path class='line{index} band' d='M{'L'.join(upper + lower[::-1])}Z'/>")
     for index, (name, line) in enumerate(lines.items()):
         points = [(x(s), y(v)) for s, v in zip(line.steps, line.values, strict=True)]
-        path = "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
-        parts.append(f"<path class='line{index} stroke' d='M{path}'/>")
-        parts.append(f"<circle class='line{index} dot' cx='{points[-1][0]:.1f}' cy='{points[-1][1]:.1f}' r='4'/>")
+        if line.names is None:
+            path = "L".join(f"{a:.1f} {b:.1f}" for a, b in points)
+            parts.append(f"<path class='line{index} stroke' d='M{path}'/>")
+        marked = points[-1:] if line.names is None else points
+        parts += [f"<circle class='line{index} dot' cx='{a:.1f}' cy='{b:.1f}' r='4'/>" for a, b in marked]
         if len(points) <= _HOVERED:
             parts += [
                 f"<circle class='hover' cx='{a:.1f}' cy='{b:.1f}' r='7'><title>{html.escape(text)}</title></circle>"
@@ -143,10 +149,15 @@ def _chart(curve: Curve, lines: Mapping[str, Series], place: str = "") -> str:
     return "".join([*parts, "</svg>"])
 
 
+def _ends(line: Series) -> str:
+    """First and last value of a line."""
+    return "" if line.names else f"{_number(line.values[0])} → {_number(line.values[-1])}"
+
+
 def _tooltips(name: str, line: Series, curve: Curve) -> list[str]:
     texts = [
-        f"{name}, {curve.axis} {_step(curve, step)}: {_number(value)}"
-        for step, value in zip(line.steps, line.values, strict=True)
+        f"{own}, {curve.axis} {_step(curve, step)}: {_number(value)}"
+        for own, step, value in zip(line.names or [name] * len(line.values), line.steps, line.values, strict=True)
     ]
     if line.low is None:
         return texts

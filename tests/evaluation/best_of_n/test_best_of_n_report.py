@@ -16,6 +16,7 @@ from vlaa_jax.evaluation.best_of_n.pictures import pictures
 from vlaa_jax.evaluation.best_of_n.selection import GREEDY, LONGEST, MAJORITY, MEAN, ORACLE, SHORTEST, Rule
 from vlaa_jax.evaluation.best_of_n.tables import average_table, correlation_table, correlations, model_tables
 from vlaa_jax.evaluation.bootstrap import interval, paired_interval
+from vlaa_jax.evaluation.chart import Series
 from vlaa_jax.evaluation.judges.judge import unread
 from vlaa_jax.processing.records import Record
 from vlaa_jax.rewards import Trace
@@ -187,10 +188,13 @@ def test_correlation_with_own_accuracy(measured):
     table = correlation_table(measured, own)
     assert table.rows == [["mean (PRM)", "2", "-", "-"], ["last (ORM)", "2", "-", "-"]]
     assert correlation_table(measured, {"absent": 0.3}) is None
+    points = pictures(measured, own)["own-accuracy"].series
+    assert list(points) == ["mean (PRM)", "last (ORM)"], "of two pairs there is no r"
+    assert points["last (ORM)"] == Series([90, 40], [87.5, 12.5], names=("perfect", "opposite"))
 
 
 def test_pictures(measured):
-    drawn = pictures(measured)
+    drawn = pictures(measured, {})
     assert list(drawn) == ["n-mean", "n-last", "last-n", "dominance"]
     curve = drawn["n-last"]
     assert list(curve.series) == ["mean sample", "majority vote", "oracle", "perfect", "opposite"]
@@ -208,7 +212,7 @@ def test_pictures(measured):
 
 def test_many_judges_take_several_pictures():
     scores = {f"judge {i}": [[np.array([float(x)]) for x in q.right] for q in QUESTIONS] for i in range(7)}
-    drawn = pictures(measure(Judged("m", QUESTIONS, scores), (2, 4)))
+    drawn = pictures(measure(Judged("m", QUESTIONS, scores), (2, 4)), {})
     assert [name for name in drawn if name.startswith(("n-mean", "last-n"))] == [
         "n-mean-1", "n-mean-2", "n-mean-3", "last-n-1", "last-n-2"
     ]  # fmt: skip

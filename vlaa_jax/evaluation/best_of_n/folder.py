@@ -38,7 +38,13 @@ def all_tables(measured: Sequence[Measured], own_accuracy: Mapping[str, float], 
 
 
 def write_report(
-    folder: pathlib.Path, *, title: str, summary: Sequence[str], measured: Sequence[Measured], tables: Sequence[Table]
+    folder: pathlib.Path,
+    *,
+    title: str,
+    summary: Sequence[str],
+    measured: Sequence[Measured],
+    tables: Sequence[Table],
+    own_accuracy: Mapping[str, float],
 ) -> None:
     """Writes `tables.md`, `tables.csv`, `page.html` and the pictures beside the responses. Equal input, equal bytes.
 
@@ -48,11 +54,12 @@ def write_report(
       summary: what was done, in a few sentences.
       measured: figures of each model's responses.
       tables: of `all_tables`.
+      own_accuracy: see `tables.correlations`.
     """
     drawn = {
         (f"{number}-{name}" if len(measured) > 1 else name): curve
         for number, own in enumerate(measured, 1)
-        for name, curve in pictures(own).items()
+        for name, curve in pictures(own, own_accuracy).items()
     }
     charts = f"<div class='curves'>{''.join(html_curve(curve) for curve in drawn.values())}</div>" if drawn else ""
     sections = {"Tables": "".join(map(html_table, tables)), "Pictures": charts}

@@ -1,10 +1,11 @@
-"""The figures of ViLBench from our numbers: accuracy against N, against the last n scores, and by dominance."""
+"""The figures of ViLBench from our numbers: accuracy against N, the last n scores, dominance and own accuracy."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 
 from vlaa_jax.evaluation.best_of_n.measures import Cell, Measured
 from vlaa_jax.evaluation.best_of_n.selection import GREEDY, MAJORITY, MEAN, ORACLE, Rule
-from vlaa_jax.evaluation.best_of_n.tables import of_steps
+from vlaa_jax.evaluation.best_of_n.tables import PAPER_NAMES, correlations, of_steps
 from vlaa_jax.evaluation.chart import COLOURS, Curve, Series
 from vlaa_jax.evaluation.judges.aggregate import LAST_N, ORM, PRM
 
@@ -12,8 +13,13 @@ _BESIDE = (MEAN, MAJORITY, ORACLE)  # lines of every picture over N
 _UNIT = "accuracy of the pick, %"
 
 
-def pictures(measured: Measured) -> dict[str, Curve]:
-    """Name of a file -> picture, for one model's responses. More judges than can be told apart take several."""
+def pictures(measured: Measured, own_accuracy: Mapping[str, float]) -> dict[str, Curve]:
+    """Name of a file -> picture, for one model's responses. More judges than can be told apart take several.
+
+    Args:
+      measured: figures of the responses.
+      own_accuracy: see `tables.correlations`.
+    """
     found: dict[str, Curve] = {}
     for how, title in ((PRM, "mean score (PRM)"), (ORM, "last score (ORM)")):
         chosen = [rule for rule in measured.rules if rule.aggregation == how]
@@ -24,6 +30,7 @@ def pictures(measured: Measured) -> dict[str, Curve]:
         found[name] = _against_last_n(measured, part)
     if "dominance" in measured.splits:
         found["dominance"] = _by_dominance(measured)
+    found["own-accuracy"] = _against_own_accuracy(measured, own_accuracy)
     return {name: curve for name, curve in found.items() if curve.series}
 
 
@@ -65,6 +72,17 @@ def _by_dominance(measured: Measured) -> Curve:
             series[name] = Series(range(len(means)), [100 * mean for mean in means])
     axis = "what the question can be answered from"
     return Curve(f"Best of {measured.largest} by dominance", series, _UNIT, axis=axis, labels=tuple(groups))
+
+
+def _against_own_accuracy(measured: Measured, own_accuracy: Mapping[str, float]) -> Curve:
+    series = {}
+    for how, (found, points) in correlations(measured, own_accuracy).items():
+        judges, own, picked = zip(*points, strict=True)
+        r = f", r = {found.r:.2f}, p = {found.p:.2f}" if math.isfinite(found.r) else ""
+        percent = ([100 * number for number in numbers] for numbers in (own, picked))
+        series[PAPER_NAMES[how] + r] = Series(*percent, names=judges)
+    title = f"Best of {measured.largest} by the judge's own accuracy"
+    return Curve(title, series, _UNIT, axis="own accuracy, %")
 
 
 def _line(cells: Sequence[Cell], *, intervals: bool) -> Series:

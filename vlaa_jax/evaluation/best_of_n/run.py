@@ -69,7 +69,14 @@ def evaluate(
         save_responses(settings.folder, judged)
     measured = [measure(own, settings.sizes, dominance=settings.dominance) for own in judged]
     tables = all_tables(measured, settings.own_accuracy, more(judged))
-    write_report(settings.folder, title=settings.title, summary=settings.summary, measured=measured, tables=tables)
+    write_report(
+        settings.folder,
+        title=settings.title,
+        summary=settings.summary,
+        measured=measured,
+        tables=tables,
+        own_accuracy=settings.own_accuracy,
+    )
     return tables
 
 

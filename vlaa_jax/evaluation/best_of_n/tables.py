@@ -13,7 +13,7 @@ from vlaa_jax.evaluation.bootstrap import Estimate
 from vlaa_jax.evaluation.judges.aggregate import LAST_N, ORM, PRM
 from vlaa_jax.evaluation.tables import Table
 
-_PAPER = {PRM: "mean (PRM)", ORM: "last (ORM)"}  # the names of ViLBench
+PAPER_NAMES = {PRM: "mean (PRM)", ORM: "last (ORM)"}  # the names of ViLBench
 _EMPTY = "-"
 
 
@@ -92,7 +92,7 @@ def average_table(measured: Sequence[Measured]) -> Table | None:
     for how in (*LAST_N, PRM):
         means = [_mean(own.cells.get((rule, n)) for own in measured for rule in of_steps(own, how)) for n in sizes]
         if not all(np.isnan(means)):
-            rows.append([_PAPER.get(how, how), *map(_value, [*means, np.nanmean(means)])])
+            rows.append([PAPER_NAMES.get(how, how), *map(_value, [*means, np.nanmean(means)])])
     note = "Mean accuracy over all judges of steps and all models that have N responses, in points of 100."
     return (
         Table("Averages over judges", ["aggregation", *(f"N = {n}" for n in sizes), "mean"], rows, note)
@@ -131,7 +131,7 @@ def correlation_table(measured: Measured, own_accuracy: Mapping[str, float]) -> 
     rows = []
     for how, (found, _) in correlations(measured, own_accuracy).items():
         numbers = [f"{number:.3f}" if np.isfinite(number) else _EMPTY for number in (found.r, found.p)]
-        rows.append([_PAPER[how], str(found.pairs), *numbers])
+        rows.append([PAPER_NAMES[how], str(found.pairs), *numbers])
     if not rows:
         return None
     return Table(
@@ -168,7 +168,7 @@ def write_csv(measured: Sequence[Measured]) -> str:
 
 
 def _names(rule: Rule) -> list[str]:
-    return [rule.judge, _PAPER.get(rule.aggregation, rule.aggregation)]
+    return [rule.judge, PAPER_NAMES.get(rule.aggregation, rule.aggregation)]
 
 
 def _questions(measured: Measured) -> str:
