@@ -1,6 +1,7 @@
 """Questions with their solutions in batches of few shapes: each question is one row, all its solutions behind it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -90,8 +91,7 @@ def over_solutions(
     if not plan:
         return out
     # Of like size, so that little padding runs; the largest first: if memory does not suffice, that shows at once.
-    windows = lambda row: _windows(row.windows)  # noqa: E731
-    plan.sort(key=lambda row: (-windows(row), -row.prompt - sum(row.lengths)))
+    plan.sort(key=lambda row: (-_windows(row.windows), -row.prompt - sum(row.lengths)))
     fitting = [questions[row.question].solutions[g] for row in plan for g in row.solutions]
     common = {
         "prompt": max(row.prompt for row in plan),
@@ -109,7 +109,7 @@ def over_solutions(
         for b, row in enumerate(filled):
             sizes[b, : len(row.lengths)] = row.lengths
         length = row_bucket(np.asarray([row.prompt for row in filled]), sizes, lengths)
-        shape = SolutionShape(**common, windows=max(map(windows, filled)), length=length)
+        shape = SolutionShape(**common, windows=max(_windows(row.windows) for row in filled), length=length)
         mine = [filled[b] for b in own]
         arrays = distributed.together(lambda mine=mine, shape=shape: _arrays(mine, questions, encoder, shape))
         values = fetch_rows(program(place_rows(arrays)))
@@ -130,8 +130,9 @@ def largest_shape(prompt: int, windows: int, solutions: int, tokens: int, steps:
       longest: as in `over_solutions`.
     """
     sizes = {"prompt": prompt, "solutions": solutions, "tokens": tokens, "steps": steps}
-    needed = row_tokens(np.asarray([prompt]), np.full((1, solutions), tokens), longest)[0]
-    length = bucket(min(int(needed), longest), _lengths(longest), "a row's number of tokens")
+    needed = functools.partial(row_tokens, np.asarray([prompt]), np.full((1, solutions), tokens))
+    lengths = _lengths(longest)
+    length = next((length for length in lengths if needed(length)[0] <= length), lengths[-1])
     common = {name: _double(_SMALLEST[name], size) for name, size in sizes.items()}
     return SolutionShape(**common, windows=_windows(windows), length=length)
 
