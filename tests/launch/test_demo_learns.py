@@ -12,9 +12,9 @@ from tiny_runs import ROOT
 from data_prep.digit_scenes import builder
 from vlaa_jax.training.run_report import read_results
 
-# Greedy held-out reward of the start, and what ten steps add: 0.0 and 0.0 when recorded, about four standard errors
-# around them.
-START, GAIN = (0.0, 0.4), (0.0, 0.8)
+# Greedy held-out reward of the start, and what ten steps add: 0.18 and 0.4 when recorded, with about four standard
+# errors around them.
+START, GAIN = (0.07, 0.29), (0.25, 0.6)
 
 
 def test_ten_steps_gain_what_they_gained(tmp_path):
@@ -27,9 +27,9 @@ def test_ten_steps_gain_what_they_gained(tmp_path):
         "data.train": f"{tmp_path / 'scenes'}:rl",
         "data.evaluation": f"{tmp_path / 'scenes'}:heldout",
         "steps": 10,
+        "optimizer.learning_rate": 1e-4,  # so few steps turn the greedy answers around
         "evaluation.every": 10,
         "checkpoint.every": 10,
-        "updates.row_buckets": "1792,",  # fewer programs
     }
     flags = [f"--config.{name}={value}" for name, value in fields.items()]
     command = [sys.executable, "launch/tpu_train.py", "--config=configs/grpo_mixed.py", f"--workdir={tmp_path / 'run'}"]
