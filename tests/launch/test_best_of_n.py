@@ -15,6 +15,7 @@ from vlaa_jax.errors import InputError
 from vlaa_jax.models import reward_model
 from vlaa_jax.models.qwen2_5_vl import hf
 from vlaa_jax.processing.records import Record
+from vlaa_jax.processing.tokenizer import Tokenizer
 from vlaa_jax.rewards import router
 
 
@@ -159,6 +160,26 @@ def test_an_endpoint_judges_responses_from_a_file(split, tmp_path, launch, capsy
     text = (tmp_path / "out" / "tables.md").read_text()
     assert "A judge's own accuracy against that of its picks" in text
     assert "Answered questions: 2 of big, 1 of small; from " in text
+
+
+def test_a_policy_in_this_process_grades(tiny, split, tmp_path, launch, monkeypatch):
+    """What it says is made up: random weights never give a grade."""
+    monkeypatch.setattr(Tokenizer, "decode", lambda self, tokens: f"I looked.\nOverall Score: {1 + len(tokens) % 2}")
+    responses = [f"Step 1: I count.\n</think>\n<answer>{answer}</answer>" for answer in (3, 4)]
+    (tmp_path / "given.jsonl").write_text(json.dumps({"id": "d0", "responses": responses}))
+    judge = f"rubric:policy:{tiny.checkpoint}"
+    launch(
+        "tpu_eval",
+        f"--data={split}:test",
+        "--best-of=2",
+        f"--responses={tmp_path / 'given.jsonl'}",
+        f"--judge={judge}",
+        f"--out-folder={tmp_path / 'out'}",
+    )
+    (line,) = map(json.loads, (tmp_path / "out" / "responses.jsonl").read_text().splitlines())
+    assert [len(scores) for scores in line["scores"][judge]] == [2, 2]
+    assert {score for scores in line["scores"][judge] for score in scores} <= {1.0, 2.0}
+    assert not line.get("problems")
 
 
 @pytest.mark.parametrize(
