@@ -4,8 +4,10 @@ import copy
 import dataclasses
 import math
 import re
+import zlib
 
 import jax
+import loopback
 import numpy as np
 import processes
 import pytest
@@ -223,6 +225,27 @@ def test_rewards_of_steps(heads, monkeypatch):
             np.testing.assert_allclose(found[b, g, : lengths[b, g]], expected, atol=1e-3)
             assert row["advantage"] == pytest.approx(expected[0], abs=1e-3)
     assert max(counts) > 1 and report.metrics["process/steps"] == pytest.approx(np.mean(counts))
+
+
+@pytest.mark.slow
+def test_an_endpoint_scores_a_run_of_the_command(heads, tmp_path):
+    def grade(request, number):
+        number = zlib.crc32(loopback.read(request)[0].encode())
+        return loopback.completion(request, f"I looked.\nOverall Score: {1 + number % 5}")
+
+    with loopback.Endpoint(grade) as server:
+        changes = {"rewards__scorer": "rubric:grader", "rewards__base_url": server.base_url, "steps": 2}
+        arguments = processes.flags(heads, "grpo", rewards__enabled=("open_ended",), **changes)
+        cache = {"VLAA_JAX_CACHE": str(tmp_path / "cache")}
+        (ended,) = processes.run(1, tmp_path / "run", arguments, script="training/judged", environment=cache)
+    assert ended.popen.returncode == 0, ended.said()
+    metrics, samples = processes.lines(tmp_path / "run")
+    assert server.asked["grader"] >= 2 and [row["scorer_unread"] for row in metrics[1:]] == [0, 0]
+    beta = metrics[1]["scorer_beta"]
+    for row in samples:
+        ours, theirs = map(float, re.fullmatch(r"(\S+) against (\S+)", row["normal_form"]).groups())
+        assert 1 <= ours <= 5 and theirs in (1, 2, 3, 4, 5)
+        assert row["score"] == pytest.approx(max(0.0, 1 - math.exp(-beta * (ours - theirs))), abs=1e-4)
 
 
 @pytest.mark.slow
