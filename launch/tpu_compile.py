@@ -52,8 +52,11 @@ def main() -> int:
     out = pathlib.Path(_JSON.value) if _JSON.value else None
     check_output("--json", out)
 
+    import jax
+
     from vlaa_jax.planning.chips import open_topology, read_topology
 
+    jax.config.update("jax_enable_compilation_cache", False)  # programs for chips that are not here cannot be read back
     topology = read_topology(_TOPOLOGY.value)
     devices = list(open_topology(topology).devices)  # before anything else wakes JAX
 

@@ -15,13 +15,14 @@ pytestmark = pytest.mark.quick
 def expected_bucket(sizes: list[int], drawn: int, buckets: tuple[int, ...]) -> float:
     """Mean over all ordered draws with replacement, by their probabilities."""
     at_most = lambda bound: np.mean(np.asarray(sizes) <= bound) ** drawn  # noqa: E731
-    bounds = [0, *buckets]
+    bounds = [-1, *buckets]  # a size of 0 takes a bucket too
     return sum(high * (at_most(high) - at_most(low)) for low, high in itertools.pairwise(bounds))
 
 
 def test_by_hand():
     # One of two draws is 40 in 3 of 4 cases: 20 * 1/4 + 40 * 3/4.
     assert expected_bucket([20, 40], 2, (20, 40)) == 35
+    assert expected_bucket([0, 2], 1, (2,)) == 2
     assert choose_buckets([20, 40], 2, drawn=2, multiple=4) == (20, 40)
     assert choose_buckets([17, 40], 1, drawn=2, multiple=4) == (40,)
     assert choose_buckets([10] * 98 + [200] * 2, 2, drawn=1, multiple=1) == (10, 200)
