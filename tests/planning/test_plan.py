@@ -114,8 +114,19 @@ def test_a_judge_that_is_no_model_on_the_chips_is_named():
     config = tiny_config(rewards__scorer="rubric:internlm", rewards__process="process:demo")
     assert "not planned: config.rewards.scorer=rubric:internlm" in heading(config, tiny.SIZES).splitlines()
     assert "not planned" not in heading(tiny_config(rewards__scorer=""), tiny.SIZES)
-    with pytest.raises(InputError, match="model preset 'none' does not exist"):
-        rows(("judges",), rewards__scorer="process:none")
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ("process:none", "judge 'process:none': none is no directory, and model preset 'none' does not exist"),
+        ("process:{folder}/policy", "is no reward model"),
+        ("likelihood", "name its folder, likelihood:DIR"),
+    ],
+)
+def test_a_judge_that_cannot_be_planned_is_refused(folder, judge, message):
+    with pytest.raises(InputError, match=message):
+        rows(("judges",), rewards__scorer=judge.format(folder=folder))
 
 
 def test_a_reward_model_is_planned_with_its_scoring():

@@ -12,8 +12,10 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from vlaa_jax.ahead import Program, weights_of
+from vlaa_jax.errors import InputError
 from vlaa_jax.evaluation.judges.likelihood import solution_log_probabilities
 from vlaa_jax.evaluation.judges.model_judge import AT_ONCE, LONGEST_ROW
+from vlaa_jax.evaluation.judges.open import check_judge
 from vlaa_jax.evaluation.judges.rows import largest_shape
 from vlaa_jax.evaluation.judges.spec import HEADS, LIKELIHOOD, read_spec
 from vlaa_jax.models.qwen2_5_vl import ModelConfig, Qwen2_5_VL, hf
@@ -67,12 +69,13 @@ def planned_judge(config: ConfigDict, field: str) -> PlannedJudge | None:
       field: `scorer` or `process`.
 
     Raises:
-      InputError: the name of its model is neither a directory nor that of a preset.
+      InputError: the name of its model is neither a directory nor that of a preset; as `check_judge`.
     """
-    if not is_planned(config.rewards[field]):
+    name = config.rewards[field]
+    if not is_planned(name):
         return None
-    kind, place = read_spec(config.rewards[field])
-    sizes, dtype = _model(place)
+    kind, place = read_spec(name)
+    sizes, dtype = _model(name, place)
     shape = largest_shape(
         longest_prompt(config),
         most_windows(config),
@@ -89,13 +92,17 @@ def is_planned(judge: str) -> bool:
     return judge.partition(":")[0] in (*HEADS, LIKELIHOOD)
 
 
-def _model(place: str) -> tuple[ModelConfig, np.dtype]:
+def _model(name: str, place: str) -> tuple[ModelConfig, np.dtype]:
     """Sizes and the dtype of the weights: of a directory, else of a preset."""
     folder = hf.local_folder(place)
     if folder.is_dir():
+        check_judge(name, policy=False)
         stored = hf.read_layout(folder).tensors.values()
         return read_sizes(folder), next(iter(stored)).dtype
-    return preset(place), np.dtype(ml_dtypes.bfloat16)
+    try:
+        return preset(place), np.dtype(ml_dtypes.bfloat16)
+    except InputError as error:
+        raise InputError(f"judge {name!r}: {place} is no directory, and {error}") from None
 
 
 def _weights(sizes: ModelConfig, dtype: np.dtype, kind: str) -> Qwen2_5_VL:

@@ -82,15 +82,14 @@ def prm_flops(config: ConfigDict, sizes: ModelConfig) -> dict[str, float]:
     }
 
 
-def judge_flops(judge: PlannedJudge) -> float:
-    """Of a judge's largest batch: rows of the longest prompt and as many of the longest solutions as have room."""
-    shape, text = judge.shape, judge.sizes.text
-    solutions = min(shape.solutions, (shape.length - shape.prompt) // shape.tokens)
-    tokens = solutions * shape.tokens
-    pairs = causal_pairs(shape.prompt) + solutions * (shape.tokens * shape.prompt + causal_pairs(shape.tokens))
-    row = text_flops(text, shape.prompt + tokens, pairs) + vision_flops(judge.sizes.vision, shape.windows)
+def judge_flops(config: ConfigDict, judge: PlannedJudge) -> float:
+    """Of a judge's largest batch: rows of the longest prompt and as many of the longest completions as have room."""
+    prompt, new, text = longest_prompt(config), config.rollout.new_tokens, judge.sizes.text
+    solutions = min(config.rollout.group_size, (judge.shape.length - prompt) // new)
+    pairs = causal_pairs(prompt) + solutions * (new * prompt + causal_pairs(new))
+    row = text_flops(text, prompt + solutions * new, pairs) + vision_flops(judge.sizes.vision, judge.shape.windows)
     if judge.kind == LIKELIHOOD:
-        row += head_flops(text, tokens)
+        row += head_flops(text, solutions * new)
     return judge.rows * row
 
 

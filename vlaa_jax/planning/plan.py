@@ -140,7 +140,7 @@ def plan(
         planner = Planner(config, sizes, say)
     runs, asked = _runs(config, sizes, shards), _asked(config, sizes, shards)
     for name, judge in planner.judge_programs.items():
-        runs[name], asked[name] = -(-config.rollout.prompts // judge.rows), judge_flops(judge)
+        runs[name], asked[name] = -(-config.rollout.prompts // judge.rows), judge_flops(config, judge)
     for part in parts if config.task == "grpo" else (config.task,):
         yield from _measured(getattr(planner, part)(), topology, mesh, asked, runs)
 
